@@ -1,0 +1,135 @@
+"""Settings: one frozen object, read once at start and passed explicitly. Flags beat environment beats file."""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from cld.errors import ConfigError
+from cld.resource import MAX_BYTES
+
+Durability = Literal["none", "file", "full"]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Bounds on single resources."""
+
+    body_bytes: Positive = MAX_BYTES
+
+
+class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long replaced and deleted versions stay: the newest `keep` of each resource, for `days`."""
+
+    keep: Positive = 1000
+    days: Positive = 365
+
+
+class Watch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`source` "auto" takes inotify where there is one; `reconcile_seconds` is the slow full check."""
+
+    source: Literal["auto", "inotify", "watchdog", "poll"] = "auto"
+    reconcile_seconds: Annotated[float, msgspec.Meta(gt=0)] = 300.0
+    poll_seconds: Annotated[float, msgspec.Meta(gt=0)] = 2.0
+
+
+class PolicySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`on_error` says what a bad edit while running does; `opa` is the compiler's path."""
+
+    on_error: Literal["last_good", "deny_all"] = "last_good"
+    timeout_ms: Positive = 100
+    opa: str = ""
+
+
+class Http(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How bearer tokens of `cld serve --http` are verified, and what else may be bound.
+
+    One of `jwt_key_file` (PEM public key, or a shared secret for HS*) and `jwks_url` is needed.
+    Tokens must name `audience`; their principal is the claim `principal_claim`.
+    """
+
+    jwt_key_file: str = ""
+    jwks_url: str = ""
+    algorithms: tuple[str, ...] = ("RS256", "ES256", "EdDSA")
+    issuer: str = ""
+    audience: str = "cld"
+    principal_claim: str = "sub"
+    roles_claim: str = "roles"
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All of cld's settings. `root` is a path or an fsspec URL."""
+
+    root: str = "./resources"
+    policies: str = ""
+    principal: str = "user:local"
+    tools: str = "core"
+    http: str = ""
+    durability: Durability = "full"
+    limits: Limits = Limits()
+    history: History = History()
+    watch: Watch = Watch()
+    policy: PolicySettings = PolicySettings()
+    auth: Http = Http()
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the root is a folder of this machine."""
+        return "://" not in self.root
+
+    @property
+    def root_path(self) -> Path:
+        """The root as an absolute path; only where `is_local`."""
+        return Path(self.root).expanduser().absolute()
+
+    @property
+    def policies_path(self) -> Path:
+        """Where the rules lie: as set, else `policies` beside the root, else those cld ships."""
+        if self.policies:
+            return Path(self.policies).expanduser().absolute()
+        if self.is_local and (beside := self.root_path.parent / "policies").is_dir():
+            return beside
+        return Path(__file__).parent.parent / "policies"
+
+
+ENVIRONMENT = {"root": "CLD_ROOT", "policies": "CLD_POLICIES", "principal": "CLD_PRINCIPAL", "tools": "CLD_TOOLS"}
+
+
+def load_settings(flags: Mapping[str, str | None], environment: Mapping[str, str] = os.environ) -> Settings:
+    """The settings that flags, environment and the `cld.toml` beside the root give together.
+
+    A flag that is None was not given. `cld.toml` may not set the root it lies beside.
+
+    Raises:
+        ConfigError: naming the file or variable and what does not fit.
+    """
+    given: dict[str, Any] = {name: environment[var] for name, var in ENVIRONMENT.items() if environment.get(var)}
+    given.update({name: value for name, value in flags.items() if value is not None})
+    root = str(given.get("root", Settings().root))
+    file = Path(root).expanduser().absolute().parent / "cld.toml" if "://" not in root else Path("cld.toml")
+    return _convert({**_read(file), **given}, file)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from error
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file} is no TOML: {error}") from error
+
+
+def _convert(values: dict[str, Any], file: Path) -> Settings:
+    try:
+        return msgspec.convert(values, Settings)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{file} or a flag does not fit: {error}") from error

@@ -1,0 +1,45 @@
+"""Principals: who acts, and for whom. Made by configuration or a verified token, never from arguments."""
+
+import re
+from typing import Literal
+
+import msgspec
+
+from cld.errors import ConfigError
+
+Kind = Literal["user", "assistant", "service"]
+
+_PRINCIPAL = re.compile(r"(user|assistant|service):[A-Za-z0-9][A-Za-z0-9_.@+-]{0,127}")
+
+
+class Principal(msgspec.Struct, frozen=True):
+    """Who acts; `on_behalf_of` bounds what they may do to what both may do.
+
+    `roles` are those that a verified token brought; policy data adds the ones it grants by id.
+    """
+
+    id: str
+    kind: Kind
+    roles: tuple[str, ...] = ()
+    on_behalf_of: "Principal | None" = None
+
+    def chain(self) -> "tuple[Principal, ...]":
+        """This principal, then the one it acts for, and so on: all must be allowed."""
+        found: list[Principal] = []
+        one: Principal | None = self
+        while one is not None:
+            found.append(one)
+            one = one.on_behalf_of
+        return tuple(found)
+
+
+def parse_principal(text: str, *, roles: tuple[str, ...] = (), on_behalf_of: Principal | None = None) -> Principal:
+    """The principal that `text`, such as `user:ada` or `assistant:writer`, names.
+
+    Raises:
+        ConfigError: when it names none.
+    """
+    if not (found := _PRINCIPAL.fullmatch(text)):
+        raise ConfigError(f"{text!r} is no principal; write user:<name>, assistant:<name> or service:<name>")
+    kind: Kind = found[1]  # pyright: ignore[reportAssignmentType]
+    return Principal(id=text, kind=kind, roles=roles, on_behalf_of=on_behalf_of)
