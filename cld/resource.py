@@ -84,9 +84,7 @@ def decode(data: bytes, uri: URI, *, max_bytes: int = MAX_BYTES) -> Resource:
         raise InvalidResource(f"{uri} nests deeper than {MAX_NESTING}; flatten its content") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _invalid(data, uri, error) from None
-    if resource.uri != uri:
-        resource = _placed(resource, uri)
-    elif resource.type != type_of(uri) or resource.id != id_of(uri):
+    if resource.uri != uri or resource.type != type_of(uri) or resource.id != id_of(uri):
         resource = _placed(resource, uri)
     if data.count(b"{") + data.count(b"[") > MAX_NESTING:
         _check_nesting(resource.content, uri)
