@@ -111,8 +111,22 @@ def load_settings(flags: Mapping[str, str | None], environment: Mapping[str, str
     given: dict[str, Any] = {name: environment[var] for name, var in ENVIRONMENT.items() if environment.get(var)}
     given.update({name: value for name, value in flags.items() if value is not None})
     root = str(given.get("root", Settings().root))
-    file = Path(root).expanduser().absolute().parent / "cld.toml" if "://" not in root else Path("cld.toml")
-    return _convert({**_read(file), **given}, file)
+    file = _expanded(root).parent / "cld.toml" if "://" not in root else Path("cld.toml")
+    written = _read(file)
+    if "root" in written:
+        raise ConfigError(f"{file} sets root, but lies beside it; use --root or CLD_ROOT")
+    # Each by itself, so that the message can say which of the two to mend.
+    _convert(written, str(file))
+    settings = _convert({**written, **given}, f"a flag or one of {', '.join(ENVIRONMENT.values())}")
+    _expanded(settings.policies)
+    return settings
+
+
+def _expanded(path: str) -> Path:
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise ConfigError(f"{path!r} is no path: {error}") from error
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -120,7 +134,7 @@ def _read(file: Path) -> dict[str, Any]:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from error
     try:
         return tomllib.loads(text)
@@ -128,8 +142,8 @@ def _read(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file} is no TOML: {error}") from error
 
 
-def _convert(values: dict[str, Any], file: Path) -> Settings:
+def _convert(values: dict[str, Any], origin: str) -> Settings:
     try:
         return msgspec.convert(values, Settings)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{file} or a flag does not fit: {error}") from error
+        raise ConfigError(f"{origin} does not fit: {error}") from error

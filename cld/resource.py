@@ -7,12 +7,13 @@ surrogates (Python's own parser accepts them, orjson turns 2^64 into a float).
 """
 
 import hashlib
+import math
 import os
 import re
 import threading
 import time
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any, cast
 
 import msgspec
 
@@ -48,7 +49,7 @@ class Resource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     uri: str = ""
     type: str = ""
     id: str = ""
-    revision: int = 0
+    revision: Annotated[int, msgspec.Meta(ge=0)] = 0
     meta: Meta = NO_META
     created_at: str = ""
     created_by: str = ""
@@ -73,8 +74,12 @@ _encoder = msgspec.json.Encoder()
 def decode(data: bytes, uri: URI, *, max_bytes: int = MAX_BYTES) -> Resource:
     """The resource that the file of `uri` with these bytes holds.
 
+    Of a key that is written twice the last one counts, for policy and every reader alike, as there
+    is one parser only; looking for them would make each read half as dear again.
+
     Raises:
-        InvalidResource: when it is too large, too deep, no JSON, of the wrong shape or of another URI.
+        InvalidResource: when it is too large, too deep, no JSON, of the wrong shape or of another URI;
+            with line and column where a place in the file is to blame.
     """
     if len(data) > max_bytes:
         raise InvalidResource(f"{uri} has {len(data)} bytes; at most {max_bytes} are allowed (limits.body_bytes)")
@@ -91,20 +96,24 @@ def decode(data: bytes, uri: URI, *, max_bytes: int = MAX_BYTES) -> Resource:
     return resource
 
 
-def encode(resource: Resource) -> bytes:
+def encode(resource: Resource, *, max_bytes: int = MAX_BYTES) -> bytes:
     """The bytes of the resource's file: UTF-8, indented by two, one newline at the end.
 
+    What is written is read back the same: `decode` with the same `max_bytes` takes it.
+
     Raises:
-        InvalidResource: when the content holds what JSON or cld's limits cannot carry.
+        InvalidResource: when the content holds what JSON or cld's limits cannot carry, naming where.
     """
-    uri = URI(resource.uri)
+    _check_json(resource.content, "content", 2, resource.uri)
     try:
-        _check_nesting(resource.content, uri)
-        return msgspec.json.format(_encoder.encode(resource), indent=2) + b"\n"
-    except (RecursionError, OverflowError, TypeError, ValueError, msgspec.MsgspecError) as error:
-        if isinstance(error, InvalidResource):
-            raise
-        raise InvalidResource(f"{uri} cannot be written as JSON: {error}") from None
+        data = msgspec.json.format(_encoder.encode(resource), indent=2) + b"\n"
+    except (OverflowError, TypeError, ValueError, msgspec.MsgspecError) as error:
+        raise InvalidResource(f"{resource.uri} cannot be written as JSON: {error}") from None
+    if len(data) > max_bytes:
+        raise InvalidResource(
+            f"{resource.uri} would have {len(data)} bytes; at most {max_bytes} are allowed (limits.body_bytes)"
+        )
+    return data
 
 
 def version_of(data: bytes) -> str:
@@ -137,6 +146,7 @@ def nonce() -> str:
 
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_ULID_STEP = (1 << 48) - 1
 _ulid_lock = threading.Lock()
 _ulid_last = 0
 
@@ -149,8 +159,9 @@ def new_id() -> str:
     global _ulid_last
     fresh = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
     with _ulid_lock:
-        # Within one millisecond, or after the clock went back, count on from the last.
-        _ulid_last = fresh if fresh >> 80 > _ulid_last >> 80 else _ulid_last + 1
+        # Within one millisecond, or after the clock went back, count on from the last; by a random
+        # step, because a forked process counts on from the same one.
+        _ulid_last = fresh if fresh >> 80 > _ulid_last >> 80 else _ulid_last + 1 + (fresh & _ULID_STEP)
         number = _ulid_last
     return "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
 
@@ -174,31 +185,102 @@ def _check_nesting(content: object, uri: URI) -> None:
         depth += 1
         if depth > MAX_NESTING:
             raise InvalidResource(f"{uri} nests deeper than {MAX_NESTING}; flatten its content")
-        level = [child for value in level for child in _children(value) if isinstance(child, (dict, list, tuple))]
+        level = [child for value in level for child in _children(value) if isinstance(child, (dict, list))]
 
 
 def _children(value: object) -> list[Any]:
     match value:
         case dict():
             return list(value.values())  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-        case list() | tuple():
-            return list(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        case list():
+            return value  # pyright: ignore[reportUnknownVariableType]
         case _:
             return []
 
 
-_BYTE = re.compile(r"\(byte (\d+)\)")
+_PLAIN = frozenset({str, int, bool, type(None)})
+
+
+def _check_json(value: object, where: str, depth: int, uri: str) -> None:
+    """Raises InvalidResource when `value` at `where` is not what JSON holds or nests too deep.
+
+    msgspec would write a NaN as null, a date as text and a number as a key: what is read back
+    would be something else than what was put.
+    """
+    match value:
+        case dict() | list() | tuple() if depth > MAX_NESTING:
+            raise InvalidResource(f"{uri} nests deeper than {MAX_NESTING}; flatten its content")
+        case dict():
+            for key, child in cast("dict[object, object]", value).items():
+                if not isinstance(key, str):
+                    raise InvalidResource(f"{uri} cannot be written as JSON: {where} has the key {key!r}, no text")
+                if type(child) not in _PLAIN:
+                    _check_json(child, f"{where}.{key}", depth + 1, uri)
+        case list() | tuple():
+            for index, child in enumerate(cast("list[object]", value)):
+                if type(child) not in _PLAIN:
+                    _check_json(child, f"{where}[{index}]", depth + 1, uri)
+        case float() if not math.isfinite(value):
+            raise InvalidResource(f"{uri} cannot be written as JSON: {where} is {value}; write null or a text")
+        case str() | int() | float() | None:
+            pass
+        case _:
+            raise InvalidResource(f"{uri} cannot be written as JSON: {where} is of Python type {type(value).__name__}")
+
+
+_BYTE = re.compile(r" ?\(byte (\d+)\)")
+_PATH = re.compile(r" - at `\$\.?([^`]*)`")
+_UNKNOWN = re.compile(r"unknown field `([^`]*)`")
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"(\s*:)?|[{}\[\]]')
+# msgspec calls a file truncated when fewer than six bytes follow half of a pair.
+_HALF_PAIR = re.compile(rb"(?<!\\)(?:\\\\)*(\\u[dD][89abAB][0-9a-fA-F]{2})(?!\\u)")
+_BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 
 
 def _invalid(data: bytes, uri: URI, error: Exception) -> InvalidResource:
-    """msgspec's error with the line and column that its byte offset is at, where it gives one."""
-    found = _BYTE.search(str(error))
-    reason = _BYTE.sub("", str(error)).strip()
-    if found is None:
-        return InvalidResource(f"{uri} is no valid resource: {reason}")
-    before = data[: int(found[1])]
-    line = before.count(b"\n") + 1
-    column = len(before) - (before.rfind(b"\n") + 1) + 1
+    """msgspec's error in words for a person with an editor, with the line and column to go to."""
+    reason = _BYTE.sub("", str(error))
+    if data.startswith(_BYTE_ORDER_MARKS):
+        at, reason = 0, "it starts with a byte order mark; save it as UTF-8 without one"
+    elif isinstance(error, UnicodeDecodeError):
+        at, reason = _undecodable(data), "it is not UTF-8 here; save it as UTF-8"
+    elif found := _BYTE.search(str(error)):
+        at = int(found[1])
+    elif isinstance(error, msgspec.ValidationError):
+        at, reason = _place_of(data, reason), _PATH.sub(r" at \1", reason)
+    elif found := _HALF_PAIR.search(data):
+        at, reason = found.start(1), f"{found[1].decode()} is half of a surrogate pair, which is no character"
+    else:
+        at, reason = len(data.rstrip()), "it ends in the middle" if data.strip() else "it is empty"
+    line = data.count(b"\n", 0, at) + 1
+    column = len(data[data.rfind(b"\n", 0, at) + 1 : at].decode(errors="replace")) + 1
     return InvalidResource(
         f"{uri} is no valid resource: line {line}, column {column}: {reason}", line=line, column=column
     )
+
+
+def _undecodable(data: bytes) -> int:
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        return error.start
+    raise AssertionError("msgspec refused it as UTF-8")
+
+
+def _place_of(data: bytes, reason: str) -> int:
+    """Where the last key that the reason's path names stands in well-formed JSON, as far as it has names."""
+    path = _PATH.search(reason)
+    wanted = path[1].partition("[")[0].split(".") if path else []
+    if found := _UNKNOWN.search(reason):
+        wanted.append(found[1])
+    at = depth = reached = 0
+    for token in _TOKEN.finditer(data):
+        if reached == len(wanted):
+            break
+        if token[0] in b"{[":
+            depth += 1
+        elif token[0] in b"}]":
+            depth -= 1
+        elif token[1] and depth == reached + 1 and msgspec.json.decode(token[0][: -len(token[1])]) == wanted[reached]:
+            at, reached = token.start(), reached + 1
+    return at

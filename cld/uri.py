@@ -29,8 +29,10 @@ _TYPE = re.compile(rf"{_NAME}\.{_NAME}")
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _URI = re.compile(rf"cld:{_NAME}\.{_NAME}\.[A-Za-z0-9_-]{{1,128}}(?:/{_NAME}\.{_NAME}\.[A-Za-z0-9_-]{{1,128}}){{0,63}}")
 
-# VS Code writes a rootless `cld:x` as `cld://dylo78gypx`; the word is its fixed authority marker.
-_VSCODE_AUTHORITY = "dylo78gyp"
+# What hosts make of the start of a rootless URI. VS Code writes its fixed authority marker, with the
+# first element (or the slash another host put before it) directly behind; only after exactly two
+# slashes, for `dylo78gypA.B.c` is an element too.
+_MANGLED = re.compile(r"cld:(?:/|///|//(?:dylo78gyp/?)?)(?!/)")
 
 # A first element is written "cld:" + element + ".json", on Windows with "%3A" for the colon;
 # a tree must be portable, so the longer form counts everywhere.
@@ -70,12 +72,7 @@ def from_host(text: str) -> URI:
     Raises:
         InvalidURI: when even the unmangled text is no URI.
     """
-    if text.startswith("cld:/"):
-        rest = text.removeprefix("cld:").lstrip("/")
-        if text.startswith("cld://"):
-            rest = rest.removeprefix(_VSCODE_AUTHORITY)
-        text = "cld:" + rest
-    return parse_prefix(text)
+    return parse_prefix(_MANGLED.sub("cld:", text, count=1) if text.startswith("cld:/") else text)
 
 
 def make_uri(parent: URI, type: str, id: str) -> URI:
