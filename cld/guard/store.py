@@ -1,0 +1,251 @@
+"""The guarded store: the six verbs of a store, each decided before anything is opened."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from cld.errors import AccessDenied, Conflict, InvalidResource, ResourceNotFound
+from cld.events import Event
+from cld.guard.gate import Guard, Metas
+from cld.policy import Context
+from cld.resource import Draft, Meta
+from cld.schema import Schemas
+from cld.store import DEFAULT_LIMIT, MAX_LIMIT, Capabilities, Page, Revision, Store, Stored
+from cld.uri import MAX_DEPTH, ROOT, URI, type_of
+
+
+class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A row of a listing; `invalid` says why the file is no valid resource."""
+
+    uri: URI
+    type: str
+    version: str = ""
+    updated_at: str = ""
+    invalid: str = ""
+
+
+class Entries(msgspec.Struct, frozen=True):
+    entries: tuple[Entry, ...]
+    cursor: str | None
+
+
+class GuardedStore:
+    """A store that does what its guard allows, in one call's context; content must fit its type's schema.
+
+    `approved` is set by whoever asked a person about this very call, and lifts the demand for approval
+    from writes and deletes.
+    """
+
+    def __init__(
+        self, guard: Guard, store: Store, schemas: Schemas, context: Context, *, approved: bool = False
+    ) -> None:
+        self.guard = guard
+        self.context = context
+        self._store = store
+        self._schemas = schemas
+        self._approved = approved
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._store.capabilities
+
+    def may_read(self, uri: URI, meta: Metas = None) -> bool:
+        return self.guard.allows("read", uri, self.context, meta)
+
+    async def get(self, uri: URI, version: str | None = None) -> Stored:
+        """As `Store.get`; a resource that may not be read is not found.
+
+        Raises:
+            ResourceNotFound, InvalidResource: as `Store.get`.
+        """
+        if not self.guard.needs_meta:
+            if not self.may_read(uri):
+                raise ResourceNotFound(uri, version)
+            return await self._store.get(uri, version)
+        try:
+            stored = await self._store.get(uri, version)
+        except InvalidResource:
+            if self.may_read(uri):
+                raise
+            raise ResourceNotFound(uri, version) from None
+        if not self.may_read(uri, _plain(stored.resource.meta)):
+            raise ResourceNotFound(uri, version)
+        return stored
+
+    async def put(self, draft: Draft, *, if_version: str | None = None) -> Stored:
+        """As `Store.put`, written by the guard's principal, once the content fits its schema.
+
+        Raises:
+            AccessDenied, ApprovalRequired: as `Guard.require`.
+            Conflict, InvalidResource, StoreError, Unsupported: as `Store.put`.
+        """
+        metas = await self._metas_of_change(draft.uri, draft.meta)
+        for meta in metas:
+            self.guard.require("write", draft.uri, self.context, meta, approved=self._approved)
+        await self._schemas.check(type_of(draft.uri), draft.content)
+        try:
+            return await self._store.put(draft, by=self.guard.principal.id, if_version=if_version)
+        except Conflict as conflict:
+            raise self._told(conflict, draft.uri, metas[0]) from None
+
+    async def delete(self, uri: URI, *, if_version: str | None = None, recursive: bool = False) -> int:
+        """As `Store.delete`; with `recursive`, all that is below must be allowed to go too.
+
+        Raises:
+            AccessDenied, ApprovalRequired: as `Guard.require`.
+            ResourceNotFound, Conflict, StoreError, Unsupported: as `Store.delete`.
+        """
+        meta = (await self._metas_of_change(uri, None))[0]
+        if not self.may_read(uri, meta):
+            raise ResourceNotFound(uri)
+        self.guard.require("delete", uri, self.context, meta, approved=self._approved)
+        if recursive:
+            await self._require_below(uri)
+        try:
+            return await self._store.delete(uri, if_version=if_version, recursive=recursive)
+        except Conflict as conflict:
+            raise self._told(conflict, uri, meta) from None
+
+    async def list(
+        self,
+        prefix: URI = ROOT,
+        *,
+        type: str | None = None,
+        depth: int = 1,
+        cursor: str | None = None,
+        limit: int = DEFAULT_LIMIT,
+    ) -> Page:
+        """As `Store.list`, as if what may not be read were not there: also in the cursor.
+
+        A cursor comes only with a further resource that may be read, and names the last one returned.
+        """
+        found: list[URI] = []
+        while True:
+            # One more than asked for tells whether there is a next page.
+            batch = min(MAX_LIMIT, max(limit + 1 - len(found), DEFAULT_LIMIT))
+            page = await self._store.list(prefix, type=type, depth=depth, cursor=cursor, limit=batch)
+            found += await self._readable(page.uris)
+            if len(found) > limit:
+                return Page(uris=tuple(found[:limit]), cursor=found[limit - 1])
+            if page.cursor is None:
+                return Page(uris=tuple(found), cursor=None)
+            cursor = page.cursor
+
+    async def entries(
+        self,
+        prefix: URI = ROOT,
+        *,
+        type: str | None = None,
+        depth: int = 1,
+        cursor: str | None = None,
+        limit: int = DEFAULT_LIMIT,
+    ) -> Entries:
+        """`list` with each resource's version and time; reads only the files of the page."""
+        page = await self.list(prefix, type=type, depth=depth, cursor=cursor, limit=limit)
+        rows = [row for uri in page.uris if (row := await self._entry(uri)) is not None]
+        return Entries(entries=tuple(rows), cursor=page.cursor)
+
+    async def history(self, uri: URI) -> Sequence[Revision]:
+        """As `Store.history`.
+
+        Raises:
+            ResourceNotFound: there never was one, or it may not be read.
+        """
+        meta = (await self._metas_of_change(uri, None))[0]
+        revisions = await self._store.history(uri) if self.may_read(uri, meta) else ()
+        if not revisions:
+            raise ResourceNotFound(uri)
+        return revisions
+
+    async def restore(self, uri: URI, version: str, *, if_version: str | None = None) -> Stored:
+        """As `Store.restore`: both reading the old and writing the new must be allowed.
+
+        Raises:
+            AccessDenied, ApprovalRequired: as `Guard.require`.
+            ResourceNotFound, Conflict, InvalidResource, StoreError, Unsupported: as `Store.restore`.
+        """
+        old = await self.get(uri, version)
+        metas = await self._metas_of_change(uri, old.resource.meta)
+        for meta in metas:
+            self.guard.require("write", uri, self.context, meta, approved=self._approved)
+        await self._schemas.check(type_of(uri), old.resource.content)
+        try:
+            return await self._store.restore(uri, version, by=self.guard.principal.id, if_version=if_version)
+        except Conflict as conflict:
+            raise self._told(conflict, uri, metas[0]) from None
+
+    async def may_hear(self, event: Event) -> bool:
+        """Whether this principal may be told of `event` now, so that a revoked right stops the news."""
+        meta = (await self._metas_of_change(event.uri, None))[0]
+        return self.guard.allows("subscribe", event.uri, self.context, meta) and self.may_read(event.uri, meta)
+
+    async def _readable(self, uris: Sequence[URI]) -> Sequence[URI]:
+        """Those of `uris` that may be both read and listed."""
+        metas = [(await self._metas_of_change(uri, None))[0] for uri in uris] if self.guard.needs_meta else None
+        read = self.guard.filter("read", uris, self.context, metas)
+        kept = [index for index, allowed in enumerate(read) if allowed]
+        listed = self.guard.filter(
+            "list", [uris[i] for i in kept], self.context, None if metas is None else [metas[i] for i in kept]
+        )
+        return [uris[index] for index, allowed in zip(kept, listed, strict=True) if allowed]
+
+    async def _entry(self, uri: URI) -> Entry | None:
+        try:
+            stored = await self._store.get(uri)
+        except ResourceNotFound:
+            return None  # gone since the names were read
+        except InvalidResource as error:
+            return Entry(uri=uri, type=type_of(uri), invalid=str(error))
+        return Entry(uri=uri, type=stored.resource.type, version=stored.version, updated_at=stored.resource.updated_at)
+
+    async def _metas_of_change(self, uri: URI, new: Meta | None) -> Sequence[Metas]:
+        """What rules that look at meta are asked about: the one there (or last there), and the new one.
+
+        Without such rules nothing is read, and the one answer is None.
+        """
+        if not self.guard.needs_meta:
+            return [None]
+        there = await self._meta_there(uri)
+        return [_plain(meta) for meta in (there, new) if meta is not None] or [{}]
+
+    async def _meta_there(self, uri: URI) -> Meta | None:
+        """The resource's meta, or its last one where it is gone; None where there is no valid one."""
+        try:
+            return (await self._store.get(uri)).resource.meta
+        except InvalidResource:
+            return None
+        except ResourceNotFound:
+            version = next((r.version for r in await self._store.history(uri) if r.revision is not None), None)
+        return None if version is None else (await self._store.get(uri, version)).resource.meta
+
+    async def _require_below(self, uri: URI) -> None:
+        """Raises AccessDenied when something below `uri` may not be deleted."""
+        cursor = None
+        while True:
+            page = await self._store.list(uri, depth=MAX_DEPTH, cursor=cursor, limit=MAX_LIMIT)
+            metas = (
+                [(await self._metas_of_change(below, None))[0] for below in page.uris]
+                if self.guard.needs_meta
+                else None
+            )
+            if not all(self.guard.filter("delete", page.uris, self.context, metas)):
+                # Which one is not said: it may be one that may not be known of.
+                raise AccessDenied("delete", uri, ["not all that is below it may be deleted"])
+            if page.cursor is None:
+                return
+            cursor = page.cursor
+
+    def _told(self, conflict: Conflict, uri: URI, meta: Metas) -> Conflict:
+        """The conflict, without the version there for one who may write but not read."""
+        if self.may_read(uri, meta):
+            return conflict
+        return Conflict(f"{uri} is not as the call expects it; read it first", uri=uri, current=None)
+
+
+def _plain(meta: Meta) -> dict[str, str]:
+    return {
+        "purpose": meta.purpose,
+        "instructions": meta.instructions,
+        "applicability": meta.applicability,
+        "evaluation": meta.evaluation,
+    }
