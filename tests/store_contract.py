@@ -67,7 +67,7 @@ TREE = [
     URI("cld:plan.Task.b"),
 ]
 
-BROKEN = b'{\n  "content": {\n    "a": nope\n  }\n}\n'  # wrong at line 3, column 10
+BROKEN = b'{\n  "content": {\n    "a": @\n  }\n}\n'  # wrong at line 3, column 10
 
 
 def nested(levels: int) -> dict[str, Any]:
