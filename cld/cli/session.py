@@ -1,0 +1,85 @@
+"""What commands share when they touch resources: the store as this principal, approvals, versions.
+
+A command names the MCP tool that does the same, with the same arguments, so that rules about tools
+hold on the command line as they do for hosts.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+from cld.cli.terminal import Terminal
+from cld.errors import ApprovalRequired, InvalidArgument, ResourceNotFound
+from cld.guard import GuardedStore
+from cld.policy import Context
+from cld.runtime import Runtime
+from cld.uri import URI
+
+HOST = "cld"
+"""The host's name in decisions and their log."""
+
+T = TypeVar("T")
+
+_FULL = 32
+_SHORTEST = 4
+_HEX = frozenset("0123456789abcdef")
+
+
+def context(tool: str, arguments: Mapping[str, Any]) -> Context:
+    """The circumstances of a command that does what `tool` does."""
+    return Context(
+        tool=tool, arguments={name: value for name, value in arguments.items() if value is not None}, host=HOST
+    )
+
+
+def store(runtime: Runtime, tool: str, **arguments: Any) -> GuardedStore:
+    """The store as the principal of the settings may use it."""
+    return runtime.store(runtime.principal, context(tool, arguments))
+
+
+async def with_approval(
+    runtime: Runtime,
+    terminal: Terminal,
+    circumstances: Context,
+    change: Callable[[GuardedStore], Awaitable[T]],
+) -> T:
+    """Make the change; where policy wants a person's approval and one is at the terminal, ask.
+
+    Raises:
+        ApprovalRequired: nobody is there to ask, or they said no.
+    """
+    try:
+        return await change(runtime.store(runtime.principal, circumstances))
+    except ApprovalRequired as wanted:
+        if not terminal.can_ask or not terminal.confirm(f"{wanted}. Do you approve?"):
+            raise
+    return await change(runtime.store(runtime.principal, circumstances, approved=True))
+
+
+async def named_version(store: GuardedStore, uri: URI, text: str) -> str:
+    """The version that `text` names: itself, its first characters (4 at least), or r3 for revision 3.
+
+    Raises:
+        InvalidArgument: it names none, or more than one.
+        ResourceNotFound: there never was such a resource, or it may not be read.
+    """
+    if len(text) == _FULL and _HEX.issuperset(text):
+        return text
+    if text[:1] == "r" and text[1:].isascii() and text[1:].isdigit():
+        number = int(text[1:10])
+        fitting = [one.version for one in await store.history(uri) if one.revision == number]
+    elif len(text) >= _SHORTEST and _HEX.issuperset(text):
+        fitting = [one.version for one in await store.history(uri) if one.version.startswith(text)]
+    else:
+        raise InvalidArgument(
+            f"{text!r} is no version: give the {_FULL} characters, the first {_SHORTEST} or more of them, "
+            f"or r3 for revision 3; cld history {uri} lists them",
+            field="version",
+        )
+    if not fitting:
+        raise ResourceNotFound(uri, text)
+    if len(set(fitting)) > 1:
+        raise InvalidArgument(
+            f"{text!r} names {len(set(fitting))} versions of {uri}: {', '.join(one[:12] for one in fitting)}",
+            field="version",
+        )
+    return fitting[0]

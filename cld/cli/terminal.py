@@ -1,0 +1,144 @@
+"""The terminal: what is printed and how, and what a person is asked.
+
+Owns colour, the choice between text for people and JSON for programs, and the promise that no
+text from a resource reaches a terminal with control characters in it. Knows no resources.
+"""
+
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+import msgspec
+
+_STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
+
+# Everything a terminal would act on or draw wrongly: C0 without tab and newline, DEL, C1, and what
+# reorders or hides text (zero-width and bidi characters, line separators, tags), lone surrogates.
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff"
+    "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
+
+def safe(text: str) -> str:
+    """`text` with every character that a terminal would act on written as its JSON escape."""
+    return _UNSAFE.sub(_escape, text)
+
+
+def safe_line(text: str) -> str:
+    """As `safe`, and on one line."""
+    return safe(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+class Terminal:
+    """Standard output and error of one command.
+
+    `human` says whether the command should write text for people; `json_errors` whether errors are
+    JSON objects. On a terminal everything written is made safe; into a pipe or file it goes as it is.
+    """
+
+    def __init__(
+        self,
+        *,
+        json: bool,
+        human: bool,
+        color: bool,
+        environment: Mapping[str, str],
+        out: TextIO,
+        err: TextIO,
+        stdin: TextIO,
+    ) -> None:
+        self._out = out
+        self._err = err
+        self._stdin = stdin
+        self._out_is_tty = out.isatty()
+        self._err_is_tty = err.isatty()
+        self.human = human or (self._out_is_tty and not json)
+        self.json_errors = json
+        # https://no-color.org: set and not empty.
+        coloured = color and not environment.get("NO_COLOR") and environment.get("TERM", "") not in ("", "dumb")
+        self._out_color = coloured and self._out_is_tty
+        self._err_color = coloured and self._err_is_tty
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether a person is there to answer: input and error output are both a terminal."""
+        return self._stdin.isatty() and self._err_is_tty
+
+    def style(self, text: str, *names: str) -> str:
+        """`text`, made safe, in the named styles where standard output has colour."""
+        return _styled(safe(text), names) if self._out_color else safe(text)
+
+    def line(self, text: str = "") -> None:
+        """Write a line for people, put together from `style` and texts of our own."""
+        self._out.write(text + "\n")
+
+    def raw(self, text: str) -> None:
+        """Write stored text as it is, but made safe where a terminal shows it."""
+        self._out.write(safe(text) if self._out_is_tty else text)
+
+    def document(self, value: object) -> None:
+        """Write `value` as one indented JSON document."""
+        self.raw(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+    def record(self, value: object) -> None:
+        """Write `value` as one line of JSON, at once, so that a reader of a stream sees it."""
+        self.raw(msgspec.json.encode(value).decode() + "\n")
+        self._out.flush()
+
+    def flush(self) -> None:
+        self._out.flush()
+
+    def note(self, text: str) -> None:
+        """A remark for people, on standard error so that it never mixes with results."""
+        text = safe_line(text)
+        self._err.write((_styled(text, ("dim",)) if self._err_color else text) + "\n")
+        self._err.flush()
+
+    def error(self, message: str, code: str, details: Mapping[str, Any]) -> None:
+        """Say what went wrong in one line on standard error, or as a JSON object."""
+        if self.json_errors:
+            body = {"error": {"code": code, "message": message, **details}}
+            self._err.write(msgspec.json.encode(body).decode() + "\n")
+        else:
+            label = _styled("error:", ("bold", "red")) if self._err_color else "error:"
+            self._err.write(f"{label} {safe_line(message)}\n")
+        self._err.flush()
+
+    def confirm(self, question: str) -> bool:
+        """Whether the person answers yes; anything but y or yes, and the end of input, is no.
+
+        Only where `can_ask`.
+        """
+        self._out.flush()
+        self._err.write(f"{safe_line(question)} [y/N] ")
+        self._err.flush()
+        return self._stdin.readline().strip().lower() in ("y", "yes")
+
+
+def standard_terminal(*, json: bool, human: bool, color: bool, environment: Mapping[str, str]) -> Terminal:
+    """The terminal of this process."""
+    return Terminal(
+        json=json,
+        human=human,
+        color=color,
+        environment=environment,
+        out=sys.stdout,
+        err=sys.stderr,
+        stdin=sys.stdin,
+    )
+
+
+def _styled(text: str, names: tuple[str, ...]) -> str:
+    if not names or not text:
+        return text
+    return f"\x1b[{';'.join(_STYLES[name] for name in names)}m{text}\x1b[0m"
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    if code > 0xFFFF:
+        high, low = divmod(code - 0x10000, 0x400)
+        return f"\\u{0xD800 + high:04x}\\u{0xDC00 + low:04x}"
+    return f"\\u{code:04x}"
