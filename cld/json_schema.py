@@ -6,7 +6,7 @@ who must not wait runs the check in a thread.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import Any, NamedTuple, cast
 
@@ -43,10 +43,7 @@ def compile_schema(schema: Mapping[str, Any], *, where: str = "schema") -> Check
     """
     # On first use: some 60 ms that a server which meets no schema need not spend.
     from jsonschema import Draft202012Validator  # noqa: PLC0415
-    from jsonschema.exceptions import (  # noqa: PLC0415
-        SchemaError,
-        best_match,  # pyright: ignore[reportUnknownVariableType]
-    )
+    from jsonschema.exceptions import best_match  # noqa: PLC0415  # pyright: ignore[reportUnknownVariableType]
     from jsonschema_specifications import REGISTRY  # noqa: PLC0415  # pyright: ignore[reportMissingTypeStubs]
     from referencing.exceptions import CannotDetermineSpecification, Unresolvable  # noqa: PLC0415
     from referencing.jsonschema import DRAFT202012, UnknownDialect  # noqa: PLC0415
@@ -54,7 +51,20 @@ def compile_schema(schema: Mapping[str, Any], *, where: str = "schema") -> Check
     if (size := len(msgspec.json.encode(schema))) > MAX_SCHEMA_BYTES:
         raise InvalidResource(f"{where} has {size} bytes; at most {MAX_SCHEMA_BYTES} are allowed")
 
-    def refuse_what_the_metaschema_cannot_see() -> None:
+    def first_of(errors: Iterable[Any]) -> Any:
+        # One is told, so a few are enough to choose from.
+        return cast("Any", best_match(islice(errors, 20)))
+
+    dialect: Any = Draft202012Validator(
+        Draft202012Validator.META_SCHEMA, registry=REGISTRY, format_checker=Draft202012Validator.FORMAT_CHECKER
+    )
+
+    def refuse_faults(part: object) -> None:
+        if (error := first_of(dialect.iter_errors(part))) is not None:
+            misfit = _misfit(error)
+            raise InvalidResource(f"{join(where, misfit.field)}: {misfit.reason}")
+
+    def refuse_what_the_dialect_does_not_see() -> None:
         """Other dialects; references that lead nowhere; faults in parts that only a reference reaches."""
         root: Any = DRAFT202012.create_resource(schema)
         todo: list[tuple[Any, Any]] = [(root, REGISTRY.resolver_with_root(root))]
@@ -67,27 +77,25 @@ def compile_schema(schema: Mapping[str, Any], *, where: str = "schema") -> Check
                 if id(part) in seen or isinstance(part, bool):
                     continue
                 seen.add(id(part))
-                if (dialect := part.get("$schema", DIALECT)).rstrip("#") != DIALECT:
-                    raise InvalidResource(f"{where}: $schema is {dialect!r}; only {DIALECT} is known")
+                if (named := part.get("$schema", DIALECT)).rstrip("#") != DIALECT:
+                    raise InvalidResource(f"{where}: $schema is {named!r}; only {DIALECT} is known")
                 references += [(part[key], resolver) for key in ("$ref", "$dynamicRef") if key in part]
                 todo += [(inner, resolver.in_subresource(inner)) for inner in resource.subresources()]
             else:
                 reference, resolver = references.pop()
-                found = resolver.lookup(reference)
+                try:
+                    found = resolver.lookup(reference)
+                except Unresolvable:
+                    raise InvalidResource(
+                        f"{where}: the reference {reference!r} leads nowhere within it, and nothing is fetched"
+                    ) from None
                 if id(found.contents) not in seen and not reference.startswith(_DIALECTS_OWN):
-                    Draft202012Validator.check_schema(found.contents)
+                    refuse_faults(found.contents)
                     todo.append((DRAFT202012.create_resource(found.contents), found.resolver))
 
     try:
-        Draft202012Validator.check_schema(schema)
-        refuse_what_the_metaschema_cannot_see()
-    except SchemaError as error:
-        misfit = _misfit(error)
-        raise InvalidResource(f"{join(where, misfit.field)}: {misfit.reason}") from None
-    except Unresolvable as error:
-        raise InvalidResource(
-            f"{where}: the reference {error.ref!r} leads nowhere within the schema, and nothing is fetched"
-        ) from None
+        refuse_faults(schema)
+        refuse_what_the_dialect_does_not_see()
     except (CannotDetermineSpecification, UnknownDialect, ValueError) as error:
         if isinstance(error, InvalidResource):
             raise
@@ -99,8 +107,7 @@ def compile_schema(schema: Mapping[str, Any], *, where: str = "schema") -> Check
 
     def check(value: Any) -> Misfit | None:
         try:
-            # One misfit is told, so a few are enough to choose from.
-            error = cast("Any", best_match(islice(validator.iter_errors(value), 20)))
+            error = first_of(validator.iter_errors(value))
         except RecursionError:
             return Misfit("", "nests too deep for its schema, or the schema refers to itself without end")
         except OverflowError:
@@ -126,6 +133,9 @@ def _misfit(error: Any) -> Misfit:
         plain = isinstance(step, str) and _PLAIN_KEY.fullmatch(step)
         field = join(field, step if plain else f"[{step!r}]")
     reason = error.message
+    if error.validator in {"anyOf", "oneOf"} and error.context:
+        # Of equally near alternatives none is the one that was meant: tell them all.
+        reason += ": " + ", or ".join(dict.fromkeys(inner.message for inner in error.context))
     if len(reason) > _MAX_REASON:
         reason = f"does not satisfy {error.validator}: {str(error.validator_value)[:_MAX_REASON]}"
     return Misfit(field, reason)

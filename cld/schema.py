@@ -184,7 +184,7 @@ def schema_uri(type: str) -> URI:
     Raises:
         InvalidURI: when `type` is no type, or too long to be an id.
     """
-    if not is_type(type):
+    if not is_type(type):  # before the dot is gone
         raise InvalidURI(f"{type[:200]!r} is no type; write <package>.<Name>")
     return make_uri(ROOT, "common.Schema", type.replace(".", "-"))
 

@@ -81,6 +81,10 @@ def make_uri(parent: URI, type: str, id: str) -> URI:
     Raises:
         InvalidURI: when type or id do not fit the grammar, or the result is too long or deep.
     """
+    if not _TYPE.fullmatch(type):
+        raise InvalidURI(f"{type[:200]!r} is no type; write <package>.<Name>")
+    if not _ID.fullmatch(id):
+        raise InvalidURI(f"{id[:200]!r} is no id; write 1 to 128 of A-Z a-z 0-9 _ -")
     separator = "" if parent == ROOT else "/"
     return parse_uri(f"{parent}{separator}{type}.{id}")
 
