@@ -406,8 +406,8 @@ def is_ascending(uris: Sequence[URI]) -> bool:
     return all(sort_key(one) < sort_key(other) for one, other in itertools.pairwise(uris))
 
 
-def compare_with_a_dict(new_place: NewPlace) -> None:
-    """Run the machine, each example in a place of its own."""
+def compare_with_a_dict(new_place: NewPlace, examples: int) -> None:
+    """Run the machine so many times, each in a place of its own."""
 
     class Against(AgainstDict):
         make_place = staticmethod(new_place)
@@ -415,7 +415,7 @@ def compare_with_a_dict(new_place: NewPlace) -> None:
     run_state_machine_as_test(
         Against,
         settings=settings(
-            max_examples=25,
+            max_examples=examples,
             stateful_step_count=40,
             # The same examples everywhere and always, and no matter how slow the machine is.
             derandomize=True,

@@ -125,6 +125,9 @@ class Store(Protocol):
         `prefix` itself is not among them. Costs what it returns, not the size of the tree. A cursor
         stays good while the tree changes: what is there throughout is returned exactly once.
         Names only; files that are no valid resource are among them.
+
+        Raises:
+            InvalidArgument: `limit` not 1 to `MAX_LIMIT`, `depth` under 1, or a cursor no such listing gave.
         """
         ...
 

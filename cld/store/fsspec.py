@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 from anyio import CapacityLimiter, to_thread
 
 from cld.config import History
-from cld.errors import Conflict, InvalidArgument, InvalidResource, InvalidURI, ResourceNotFound
+from cld.errors import Conflict, InvalidArgument, InvalidResource, InvalidURI, ResourceNotFound, StoreError
 from cld.resource import MAX_BYTES, NO_META, Draft, Resource, decode, encode, new_id, nonce, timestamp, version_of
 from cld.store import ANY_VERSION, DEFAULT_LIMIT, MAX_LIMIT, Capabilities, Page, Revision, Stored
 from cld.store.fsspec_files import Files, open_files
@@ -103,7 +103,8 @@ class FsspecStore:
         return f"{self._files.name}: {'; '.join(said)}"
 
     async def get(self, uri: URI, version: str | None = None) -> Stored:
-        return await self._hop(self._readers, self._get, uri, version)
+        # History is read alone: a deletion under way has taken the file away and not yet filed it.
+        return await self._hop(self._readers if version is None else self._writers, self._get, uri, version)
 
     async def put(self, draft: Draft, *, by: str, if_version: str | None = None) -> Stored:
         return await self._hop(self._writers, self._put, draft, by, if_version)
@@ -128,7 +129,7 @@ class FsspecStore:
         return await self._hop(self._readers, self._list, prefix, type, depth, after, limit)
 
     async def history(self, uri: URI) -> Sequence[Revision]:
-        return await self._hop(self._readers, self._history, uri)
+        return await self._hop(self._writers, self._history, uri)
 
     async def restore(self, uri: URI, version: str, *, by: str, if_version: str | None = None) -> Stored:
         return await self._hop(self._writers, self._restore, uri, version, by, if_version)
@@ -177,9 +178,11 @@ class FsspecStore:
             self._keep(uri, old, current)
         try:
             self._files.write(path, data, create=old is None)
-        except FileExistsError:
+        except FileExistsError as error:
             there = self._files.read(path)
-            raise _exists(uri, None if there is None else version_of(there)) from None
+            if there is None:  # it is not the file that is in the way, but one where a directory should be
+                raise StoreError(f"{uri} cannot be written: {error}; move away what is there") from error
+            raise _exists(uri, version_of(there)) from None
         return Stored(resource, version_of(data))
 
     def _next(self, draft: Draft, by: str, old: bytes | None) -> Resource:

@@ -11,11 +11,12 @@ Drivers are trusted to do what was seen of them in `tests/test_fsspec_*.py`, not
 
 import errno
 import re
-from collections.abc import Iterator, Mapping
+import socket
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 from urllib.parse import unquote
 
 from cld.errors import CldError, ConfigError, InvalidResource, StoreError, Unsupported
@@ -119,7 +120,7 @@ class Files:
             FileExistsError: with `create`, where `can_create`, when there is one.
         """
         self._refuse_read_only()
-        with self._reported("write", path):
+        with self._reported("write", path, *((FileExistsError,) if create else ())):
             match self._trait.replace:
                 case "rename":
                     self._write_beside(path, data, create=create)
@@ -129,11 +130,7 @@ class Files:
                     self._in_directory(path, lambda: self._fs.pipe_file(self._prefix + path, data, **mode))
 
     def move(self, source: str, target: str) -> None:
-        """Rename a file or directory, over a file that is there; in one step where `can_rename`.
-
-        Raises:
-            FileNotFoundError: there is no `source`.
-        """
+        """Rename a file or directory, over a file that is there; in one step where `can_rename`."""
         self._refuse_read_only()
         with self._reported("move", source):
             self._in_directory(target, lambda: self._fs.mv(self._prefix + source, self._prefix + target))
@@ -189,7 +186,7 @@ class Files:
                 self._fs.rm_file(beside)
             raise
 
-    def _in_directory(self, path: str, act: Any) -> None:
+    def _in_directory(self, path: str, act: Callable[[], Any]) -> None:
         """Do it, and where the directory is missing make that and do it again."""
         try:
             act()
@@ -212,11 +209,11 @@ class Files:
             raise Unsupported(f"{self.name} can only be read: fsspec cannot change such a place; choose another root")
 
     @contextmanager
-    def _reported(self, doing: str, path: str) -> Iterator[None]:
+    def _reported(self, doing: str, path: str, *passing: type[Exception]) -> Generator[None]:
         """The driver's failure as ours, whatever type it has: drivers raise their libraries' own."""
         try:
             yield
-        except (CldError, FileNotFoundError, FileExistsError):
+        except (CldError, *passing):
             raise
         except Exception as error:
             where = f"{self.name}: cannot {doing} {path or 'it'}: {self._address.scrub(error)}"
@@ -245,7 +242,7 @@ def open_files(url: str, options: Mapping[str, Any]) -> Files:
     try:
         for protocol in {"sftp", "ssh"}.intersection(protocols):
             arguments.setdefault(protocol, {}).setdefault("host_key_policy", _known_hosts())
-        fs, root = url_to_fs(url, **arguments)
+        fs, root = cast("tuple[Any, str]", url_to_fs(url, **arguments))
     except ImportError as error:
         failure = ConfigError(
             f"root {address.name}: the driver of {protocols[0]}:// is not installed: {address.scrub(error)}"
@@ -259,9 +256,10 @@ def open_files(url: str, options: Mapping[str, Any]) -> Files:
         failure = StoreError(f"root {address.name} cannot be opened: {address.scrub(error)}")
         failure.__cause__ = address.cause(error)
     else:
+        _without_delay(fs)
         names = (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
         trait = next((_TRAITS[name] for name in names if name in _TRAITS), _Trait(parallel=bool(fs.async_impl)))
-        return Files(fs, str(root), trait, address)
+        return Files(fs, root, trait, address)
     raise failure
 
 
@@ -309,6 +307,14 @@ def _values(options: Mapping[str, Any]) -> Iterator[str]:
             yield from _values(value)  # pyright: ignore[reportUnknownArgumentType]
         elif isinstance(value, str) and _SECRET.search(name):
             yield value
+
+
+def _without_delay(fs: Any) -> None:
+    """Send small requests at once, where it is SSH: paramiko leaves that to the kernel, which waits for more."""
+    if (client := getattr(fs, "client", None)) is not None and hasattr(client, "get_transport"):
+        connection = client.get_transport().sock
+        if isinstance(connection, socket.socket):  # not where it is tunnelled
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _known_hosts() -> Any:
