@@ -39,6 +39,7 @@ class _Trait:
 
 _OBJECTS = _Trait(replace="whole", parallel=True)
 _READ_ONLY = _Trait(writable=False)
+_ARCHIVES = ("zip", "tar", "libarchive")
 _TRAITS: Mapping[str, _Trait] = {
     # shutil.move is rename within one file system; os.link fails where there is something.
     "file": _Trait(replace="rename", create="link", parallel=True, links=True),
@@ -46,7 +47,7 @@ _TRAITS: Mapping[str, _Trait] = {
     "memory": _Trait(replace="whole", create="mode", note="it is gone when the process ends"),
     "sftp": _Trait(replace="rename", note="links on the server are followed"),
     **dict.fromkeys(("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"), _OBJECTS),
-    **dict.fromkeys(("zip", "tar", "libarchive", "http", "https", "github", "git", "data"), _READ_ONLY),
+    **dict.fromkeys((*_ARCHIVES, "http", "https", "github", "git", "data"), _READ_ONLY),
 }
 
 
@@ -60,7 +61,9 @@ class Entry(NamedTuple):
 class Files:
     """The files below a root; every path is relative to it.
 
-    Raises, in every call: StoreError when the driver fails, Unsupported for a write it cannot do.
+    Raises, in every call: StoreError when the driver fails, Unsupported for a write it cannot do,
+    InvalidResource when a link is on the way and the driver would follow it. Looking for links and
+    then acting is no guard against somebody who plants them meanwhile; the local store is.
     """
 
     def __init__(self, fs: Any, root: str, trait: _Trait, address: "Address") -> None:
@@ -101,11 +104,7 @@ class Files:
         return [note for note in (self._trait.note, in_place * (self._trait.replace == "in place")) if note]
 
     def read(self, path: str) -> bytes | None:
-        """The file's bytes, None where there is none.
-
-        Raises:
-            InvalidResource: a link is on the way, where the driver can tell.
-        """
+        """The file's bytes, None where there is none."""
         self._refuse_links(path)
         with self._reported("read", path):
             try:
@@ -120,6 +119,7 @@ class Files:
             FileExistsError: with `create`, where `can_create`, when there is one.
         """
         self._refuse_read_only()
+        self._refuse_links(path.rpartition("/")[0])
         with self._reported("write", path, *((FileExistsError,) if create else ())):
             match self._trait.replace:
                 case "rename":
@@ -132,12 +132,14 @@ class Files:
     def move(self, source: str, target: str) -> None:
         """Rename a file or directory, over a file that is there; in one step where `can_rename`."""
         self._refuse_read_only()
+        self._refuse_links(source.rpartition("/")[0])
         with self._reported("move", source):
             self._in_directory(target, lambda: self._fs.mv(self._prefix + source, self._prefix + target))
 
     def remove(self, path: str) -> None:
-        """Remove the file; one that is gone already is no error."""
+        """Remove the file, of a link the link; one that is gone already is no error."""
         self._refuse_read_only()
+        self._refuse_links(path.rpartition("/")[0])
         with self._reported("remove", path), suppress(FileNotFoundError):
             self._fs.rm_file(self._prefix + path)
 
@@ -151,7 +153,9 @@ class Files:
             self._fs.rmdir(self._prefix + path)
 
     def entries(self, path: str) -> list[Entry]:
-        """What is in the directory, links not counted as directories; nothing where there is none."""
+        """What is in the directory, links not counted as directories; nothing where there is none or a link."""
+        if self._link_in(path):
+            return []
         with self._reported("list", path):
             self._fs.invalidate_cache()  # others write too
             try:
@@ -195,14 +199,15 @@ class Files:
             self._fs.makedirs(directory, exist_ok=True)
             act()
 
+    def _link_in(self, path: str) -> str:
+        """The first link on the way to `path`, itself included, where the driver follows links; else empty."""
+        steps = path.split("/") if self._trait.links and path else []
+        ways = ("/".join(steps[:end]) for end in range(1, len(steps) + 1))
+        return next((way for way in ways if self._fs.islink(self._prefix + way)), "")
+
     def _refuse_links(self, path: str) -> None:
-        if not self._trait.links:
-            return
-        steps = path.split("/")
-        for end in range(1, len(steps) + 1):
-            if self._fs.islink(self._prefix + "/".join(steps[:end])):
-                link = "/".join(steps[:end])
-                raise InvalidResource(f"{link} in {self.name} is a symbolic link, which is not followed; replace it")
+        if link := self._link_in(path):
+            raise InvalidResource(f"{link} in {self.name} is a symbolic link, which is not followed; replace it")
 
     def _refuse_read_only(self) -> None:
         if not self._trait.writable:
@@ -238,6 +243,8 @@ def open_files(url: str, options: Mapping[str, Any]) -> Files:
     chain = url.split("::")
     protocols = [link.partition("://")[0] if "://" in link else link for link in chain]
     arguments: dict[str, Any] = {**options, "skip_instance_cache": True}  # else closing one closes all
+    if protocols[0] in _ARCHIVES and len(chain) == 1 and "fo" not in options:
+        raise ConfigError(f"root {address.name} names no archive; write {protocols[0]}://::/path/of/archive")
     failure: CldError | None = None
     try:
         for protocol in {"sftp", "ssh"}.intersection(protocols):
@@ -248,11 +255,8 @@ def open_files(url: str, options: Mapping[str, Any]) -> Files:
             f"root {address.name}: the driver of {protocols[0]}:// is not installed: {address.scrub(error)}"
         )
     except (ValueError, TypeError) as error:
-        hint = (
-            "an archive is written zip://::/path/of.zip" if protocols[0] == "zip" else "see fsspec's list of protocols"
-        )
-        failure = ConfigError(f"root {address.name} cannot be used: {address.scrub(error)}; {hint}")
-    except Exception as error:
+        failure = ConfigError(f"root {address.name} cannot be used: {address.scrub(error)}; check the URL")
+    except Exception as error:  # drivers raise their libraries' own
         failure = StoreError(f"root {address.name} cannot be opened: {address.scrub(error)}")
         failure.__cause__ = address.cause(error)
     else:
