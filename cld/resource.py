@@ -245,7 +245,8 @@ def _invalid(data: bytes, uri: URI, error: Exception) -> InvalidResource:
     elif isinstance(error, UnicodeDecodeError):
         at, reason = _undecodable(data), "it is not UTF-8 here; save it as UTF-8"
     elif found := _BYTE.search(str(error)):
-        at = int(found[1])
+        # msgspec has read one byte too far when it meets what should not follow.
+        at = int(found[1]) - ("trailing characters" in reason)
     elif isinstance(error, msgspec.ValidationError):
         at, reason = _place_of(data, reason), _PATH.sub(r" at \1", reason)
     elif found := _HALF_PAIR.search(data):

@@ -45,31 +45,30 @@ elements = st.builds("{}.{}".format, types, ids)
 uris = st.lists(elements, min_size=1, max_size=5).map(lambda several: parse_uri("cld:" + "/".join(several)))
 
 # Texts that look like URIs: mostly right, wrong somewhere.
-near_misses = st.lists(
-    st.sampled_from(
-        (
-            "cld:",
-            "a.B.c",
-            "a.B",
-            "a",
-            "CLD:",
-            "a.B.c.json",
-            ".cld",
-            ".",
-            "..",
-            "/",
-            "//",
-            "\\",
-            "%2F",
-            "%",
-            "?",
-            "#",
-            "-",
-        )
-        + ("_", "0", ":", "~", " ", "\x00", "\n", "\u00e9", "e\u0301", "\u202e", "\u200b", "\uff41", "\ud800", "\u2028")
-    ),
-    max_size=8,
-).map("".join)
+_PIECES = [
+    "cld:",
+    "CLD:",
+    "a.B.c",
+    "a.B.c.json",
+    "a.B",
+    "a",
+    ".cld",
+    ".",
+    "..",
+    "/",
+    "//",
+    "%2F",
+    "%",
+    "?",
+    "#",
+    "-",
+    "_",
+    "0",
+    ":",
+    "~",
+]
+_TRAPS = ("\\", " ", "\x00", "\n", "\u00e9", "e\u0301", "\u202e", "\u200b", "\uff41", "\ud800", "\u2028")
+near_misses = st.lists(st.sampled_from((*_PIECES, *_TRAPS)), max_size=8).map("".join)
 
 
 def file_of(uri: str) -> str:
@@ -280,8 +279,7 @@ def test_tree_order_puts_a_resource_before_all_below_it_and_keeps_subtrees_toget
 def test_siblings_are_ordered_by_element_not_by_text() -> None:
     # As text "cld:a.B.c-1" sorts before "cld:a.B.c/a.B.x", which belongs right below "cld:a.B.c".
     expected = [URI("cld:a.B.c"), URI("cld:a.B.c/a.B.x"), URI("cld:a.B.c-1"), URI("cld:a.B.c1")]
-    assert sorted(expected[::-1], key=sort_key) == expected
-    assert sorted(expected) != expected
+    assert sorted(set(expected), key=sort_key) == expected != sorted(expected)
 
 
 @given(uris)
