@@ -18,21 +18,29 @@ ACTIONS: tuple[Action, ...] = ("read", "write", "delete", "list", "call", "subsc
 
 
 class Context(msgspec.Struct, frozen=True):
-    """The circumstances of an access: by which tool, with what, for which task, from which host."""
+    """The circumstances of an access: by which tool, with what, for which task, from which host.
+
+    `destructive` is what the tool that is called says of itself (its annotation of that name).
+    """
 
     tool: str = ""
     arguments: Mapping[str, Any] = {}
     task: str = ""
     host: str = ""
+    destructive: bool = False
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """Yes or no, why, and what a yes is tied to. `revision` names the policy that decided."""
+    """Yes or no, why, and what a yes is tied to. `revision` names the policy that decided.
+
+    `input` is the question as the rules saw it, JSON, for the log; empty where none was put to them.
+    """
 
     allow: bool
     reasons: tuple[str, ...] = ()
     obligations: Mapping[str, Any] = {}
     revision: str = ""
+    input: bytes = b""
 
 
 class Policy(Protocol):

@@ -46,7 +46,9 @@ def _formatted(verb: str, value: Any) -> str:
         case "v", _:
             return msgspec.json.encode(value).decode()
         case _:
-            raise ValueError(f"%{verb} does not fit {type(value).__name__}; use %v, or %s for texts and %d for integers")
+            raise ValueError(
+                f"%{verb} does not fit {type(value).__name__}; use %v, or %s for texts and %d for integers"
+            )
 
 
 def parse_rfc3339_ns(text: str) -> int:

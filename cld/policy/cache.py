@@ -73,7 +73,9 @@ def _version(library: Path) -> str:
     """The installed wasmtime: the name of its metadata folder, which costs less than reading it."""
     package = library.parent
     found = sorted(one.name for one in package.parent.glob("wasmtime-*.dist-info"))
-    binaries = sorted(f"{one.name}:{one.stat().st_size}:{one.stat().st_mtime_ns}" for one in package.glob("*/*wasmtime.*"))
+    binaries = sorted(
+        f"{one.name}:{one.stat().st_size}:{one.stat().st_mtime_ns}" for one in package.glob("*/*wasmtime.*")
+    )
     return ",".join((*found, *binaries))
 
 

@@ -3,77 +3,30 @@
 Owns the engine, the clock that ends runaway rules, and the instance; the ABI is
 https://www.openpolicyagent.org/docs/wasm, version 1.2 or later (`opa_eval`). It knows bytes in and
 bytes out, not what they mean. wasmtime is imported here and nowhere else, at the first load: it is
-the dearest import of a start.
+the dearest import of a start. Its values are typed Any, because nearly all of its types are unions.
 """
 
 import contextlib
 import ctypes
 import functools
+import importlib
 import logging
-import threading
-import time
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from cld.errors import PolicyError
 from cld.policy.builtins import BUILTINS
 from cld.policy.cache import compiled_file, keep
-
-if TYPE_CHECKING:
-    import wasmtime
+from cld.policy.clock import TICK, Clock
 
 logger = logging.getLogger(__name__)
 
-TICK = 0.005
-"""Seconds between two ticks of the clock that deadlines are counted in."""
-
-_QUIET_TICKS = 40
 _PAGE = 65536
 _BUILTIN_ARITIES = range(5)
-
-
-class Clock:
-    """Advances the engine's epoch while rules are being evaluated, and costs nothing when they are not.
-
-    The thread parks itself after a while without evaluations; `evaluations` and `parked` are each
-    written by one side and read by the other after writing its own, so that none is ever missed.
-    """
-
-    def __init__(self, advance: Callable[[], None]) -> None:
-        self._advance = advance
-        self._wake = threading.Event()
-        self._started = False
-        self.parked = True
-        self.running = 0
-        self.evaluations = 0
-
-    def need(self) -> None:
-        """Called by each evaluation, after it counted itself."""
-        if self.parked:
-            self.parked = False
-            if not self._started:
-                self._started = True
-                threading.Thread(target=self._tick, name="policy clock", daemon=True).start()
-            self._wake.set()
-
-    def _tick(self) -> None:
-        seen, quiet = -1, 0
-        while True:
-            time.sleep(TICK)
-            self._advance()
-            quiet = 0 if self.evaluations != seen or self.running else quiet + 1
-            seen = self.evaluations
-            if quiet > _QUIET_TICKS:
-                self._wake.clear()
-                self.parked = True
-                if self.evaluations == seen:
-                    self._wake.wait()
-                self.parked = False
-                quiet = 0
 
 
 @functools.cache
@@ -84,14 +37,14 @@ def _library() -> Any:
 
 
 @functools.cache
-def _engine() -> "tuple[wasmtime.Engine, Clock]":
+def _engine() -> tuple[Any, Clock]:
     config = _library().Config()
     config.epoch_interruption = True
     engine = _library().Engine(config)
     return engine, Clock(engine.increment_epoch)
 
 
-def load_module(wasm: bytes, digest: str, cache: Path | None) -> "wasmtime.Module":
+def load_module(wasm: bytes, digest: str, cache: Path | None) -> Any:
     """The module of `wasm`, from the private cache where it was compiled before, else compiled now.
 
     Raises:
@@ -117,7 +70,7 @@ class Instance:
     After a PolicyError from `evaluate` its memory may be in any state: close it and make another.
     """
 
-    def __init__(self, module: "wasmtime.Module", data: bytes, *, timeout_ms: int, memory_bytes: int) -> None:
+    def __init__(self, module: Any, data: bytes, *, timeout_ms: int, memory_bytes: int) -> None:
         library, (engine, clock) = _library(), _engine()
         self._clock = clock
         self._ticks = max(2, round(timeout_ms / 1000 / TICK) + 1)
@@ -136,22 +89,22 @@ class Instance:
             self.close()
             raise PolicyError(f"the compiled rules cannot be loaded: {reason}") from error
 
-    def _start(self, module: "wasmtime.Module", data: bytes) -> None:
+    def _start(self, module: Any, data: bytes) -> None:
         library, store = _library(), self._store
-        with self._bounded():
-            self._memory = library.Memory(store, _memory_type(module))
-            exports = self._linked(module).instantiate(store, module).exports(store)
-            self._malloc, self._parse, self._dump = (
-                exports[name] for name in ("opa_malloc", "opa_value_parse", "opa_value_dump")
-            )
-            if "opa_eval" not in list(exports):
-                raise PolicyError("the compiled rules are from an OPA before 0.34; run `cld policy build`")
-            self._builtins = _known(msgspec.json.decode(self._value(exports["builtins"](store))))
-            self.entrypoints: Mapping[str, int] = msgspec.json.decode(self._value(exports["entrypoints"](store)))
-            self._data = self._give(data)
-            if self._data == 0:
-                raise PolicyError("the rules' engine cannot read data.json")
-            self._heap: int = exports["opa_heap_ptr_get"](store)
+        self._arm()
+        self._memory = library.Memory(store, _memory_type(module))
+        exports = self._linked(module).instantiate(store, module).exports(store)
+        self._malloc, self._parse, self._dump = (
+            exports[name] for name in ("opa_malloc", "opa_value_parse", "opa_value_dump")
+        )
+        if "opa_eval" not in list(exports):
+            raise PolicyError("the compiled rules are from an OPA before 0.34; run `cld policy build`")
+        self._builtins = _known(msgspec.json.decode(self._value(exports["builtins"](store))))
+        self.entrypoints: Mapping[str, int] = msgspec.json.decode(self._value(exports["entrypoints"](store)))
+        self._data = self._give(data)
+        if self._data == 0:
+            raise PolicyError("the rules' engine cannot read data.json")
+        self._heap: int = exports["opa_heap_ptr_get"](store)
         self._call = _fast_call(store, exports["opa_eval"])
 
     def evaluate(self, entrypoint: int, question: bytes) -> bytes:
@@ -163,13 +116,13 @@ class Instance:
         library, store, length = _library(), self._store, len(question)
         self._trap = ""
         try:
-            with self._bounded():
-                missing = self._heap + length - self._memory.data_len(store)
-                if missing > 0:
-                    self._memory.grow(store, missing // _PAGE + 2)
-                ctypes.memmove(self._base() + self._heap, question, length)
-                address = self._call(0, entrypoint, self._data, self._heap, length, self._heap + length, 0)
-                return ctypes.string_at(self._base() + address)
+            self._arm()
+            missing = self._heap + length - self._memory.data_len(store)
+            if missing > 0:
+                self._memory.grow(store, missing // _PAGE + 2)
+            ctypes.memmove(self._base() + self._heap, question, length)
+            address = self._call(0, entrypoint, self._data, self._heap, length, self._heap + length, 0)
+            return ctypes.string_at(self._base() + address)
         except (library.WasmtimeError, library.Trap) as error:
             raise PolicyError(self._why(error)) from error
 
@@ -177,17 +130,9 @@ class Instance:
         """Give the memory back now; wasmtime's own finalizers would come late, 1.3 MB each."""
         self._store.close()
 
-    @contextlib.contextmanager
-    def _bounded(self) -> Any:
-        clock = self._clock
-        clock.evaluations += 1
-        clock.running += 1
-        try:
-            clock.need()
-            self._store.set_epoch_deadline(self._ticks)
-            yield
-        finally:
-            clock.running -= 1
+    def _arm(self) -> None:
+        self._clock.run_for(self._ticks)
+        self._store.set_epoch_deadline(self._ticks)
 
     def _base(self) -> int:
         return ctypes.addressof(self._memory.data_ptr(self._store).contents)
@@ -203,14 +148,14 @@ class Instance:
         self._memory.write(self._store, value, address)
         return self._parse(self._store, address, len(value))
 
-    def _linked(self, module: "wasmtime.Module") -> "wasmtime.Linker":
+    def _linked(self, module: Any) -> Any:
         library, store = _library(), self._store
         i32 = library.ValType.i32()
         linker = library.Linker(_engine()[0])
         linker.define(store, "env", "memory", self._memory)
         # The callbacks live in a table of the process; a strong reference from there would keep
         # the instance for ever.
-        me = weakref.ref(self)
+        me: weakref.ref[Instance] = weakref.ref(self)
         for count in _BUILTIN_ARITIES:
             linker.define(
                 store, "env", f"opa_builtin{count}", library.Func(store, _signature(count), _builtin_caller(me))
@@ -247,7 +192,7 @@ class Instance:
         return f"the rules failed: {self._trap or _first_line(error)}"
 
 
-def _memory_type(module: "wasmtime.Module") -> Any:
+def _memory_type(module: Any) -> Any:
     for needed in module.imports:
         if needed.module == "env" and needed.name == "memory":
             return needed.type
@@ -292,7 +237,7 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().split("\n", 1)[0] or type(error).__name__
 
 
-def _fast_call(store: "wasmtime.Store", function: "wasmtime.Func") -> Callable[..., int]:
+def _fast_call(store: Any, function: Any) -> Callable[..., int]:
     """`function` of i32s to an i32 as a Python callable, without asking for its type on each call.
 
     `wasmtime.Func.__call__` does, which takes 55 of 75 µs of a decision. The bindings below it have no
@@ -306,8 +251,8 @@ def _fast_call(store: "wasmtime.Store", function: "wasmtime.Func") -> Callable[.
 
 
 def _through_bindings(store: Any, function: Any) -> Callable[..., int]:
-    from wasmtime import _ffi as ffi  # noqa: PLC0415 - with wasmtime, see the module's docstring
-    from wasmtime._func import enter_wasm  # noqa: PLC0415
+    ffi: Any = importlib.import_module("wasmtime._ffi")
+    enter_wasm: Any = importlib.import_module("wasmtime._func").enter_wasm
 
     count = 7
     parameters, results = (ffi.wasmtime_val_t * count)(), (ffi.wasmtime_val_t * 1)()
