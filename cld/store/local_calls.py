@@ -1,0 +1,106 @@
+"""The two Linux system calls Python has no function for: `openat2` and `renameat2`.
+
+Both raise OSError as the functions of `os` do; where the kernel or the C library lacks them the
+errno is ENOSYS. Nothing here knows what is opened or renamed.
+"""
+
+import ctypes
+import errno
+import os
+import sys
+
+# <linux/openat2.h>: stay below the start, follow no symbolic and no magic link, enter no other mount.
+_RESOLVE = 0x08 | 0x04 | 0x02 | 0x01
+_SYS_OPENAT2 = 437  # the same number on every architecture that Python runs on
+_LONGEST = 4000  # PATH_MAX is 4096 with the NUL
+_NOREPLACE = 1
+_EXCHANGE = 2
+
+
+class _How(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+_syscall = None
+_renameat2 = None
+if sys.platform == "linux":
+    _libc = ctypes.CDLL(None, use_errno=True)
+    _syscall = _libc.syscall
+    _syscall.restype = ctypes.c_long
+    _syscall.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t]
+    _renameat2 = getattr(_libc, "renameat2", None)
+    if _renameat2 is not None:
+        _renameat2.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
+
+# One structure per set of flags, kept alive here because the kernel is given its address.
+_hows: dict[int, tuple[_How, int]] = {}
+
+
+def openat2(base: int, path: str, flags: int) -> int:
+    """Open `path` below the folder `base`, following no link and entering no other file system.
+
+    Raises:
+        OSError: ELOOP for a link, EXDEV for what lies beyond a mount, ENOSYS where there is no openat2.
+    """
+    how = _hows.get(flags)
+    if how is None:
+        made = _How(flags | os.O_CLOEXEC, 0, _RESOLVE)
+        how = _hows[flags] = (made, ctypes.addressof(made))
+    if _syscall is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if len(path) > _LONGEST:
+        return _open_long(base, path, flags)
+    fd = _syscall(_SYS_OPENAT2, base, path.encode(), how[1], 24)
+    while fd < 0:
+        code = ctypes.get_errno()
+        # EAGAIN: something was renamed meanwhile and the kernel could not be certain; EINTR: a signal.
+        if code not in (errno.EAGAIN, errno.EINTR):
+            raise OSError(code, os.strerror(code), path)
+        fd = _syscall(_SYS_OPENAT2, base, path.encode(), how[1], 24)
+    return fd
+
+
+def _open_long(base: int, path: str, flags: int) -> int:
+    """Open a path longer than the kernel takes at once, from a folder half way."""
+    cut = path.rfind("/", 0, _LONGEST)
+    half = openat2(base, path[:cut], os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return openat2(half, path[cut + 1 :], flags)
+    finally:
+        os.close(half)
+
+
+def has_openat2(folder: int) -> bool:
+    """Whether the kernel, and whatever sandbox there is, lets this process use `openat2`."""
+    try:
+        os.close(openat2(folder, ".", os.O_RDONLY | os.O_DIRECTORY))
+    except OSError:
+        return False
+    return True
+
+
+def rename_to_free_name(source: int, old: str, target: int, new: str) -> None:
+    """Rename without replacing.
+
+    Raises:
+        FileExistsError: there is something at `new`.
+        OSError: ENOSYS or EINVAL where this cannot be done in one step.
+    """
+    _rename(source, old, target, new, _NOREPLACE)
+
+
+def exchange(one: int, old: str, other: int, new: str) -> None:
+    """Swap two names in one step; both must be there.
+
+    Raises:
+        OSError: ENOSYS or EINVAL where this cannot be done in one step.
+    """
+    _rename(one, old, other, new, _EXCHANGE)
+
+
+def _rename(source: int, old: str, target: int, new: str, flags: int) -> None:
+    if _renameat2 is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if _renameat2(source, old.encode(), target, new.encode(), flags) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), old, None, new)
