@@ -4,6 +4,7 @@ Polling costs a listing of all that is watched every time; it is the last resort
 """
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
@@ -11,7 +12,7 @@ from cld.errors import InvalidResource, ResourceNotFound
 from cld.events import Dirty, Listing, Look, Notify
 from cld.events.prefixes import Prefixes
 from cld.resource import version_of
-from cld.uri import MAX_DEPTH, ROOT, URI, elements_of, is_within, parent_of
+from cld.uri import MAX_DEPTH, URI, elements_of, is_within, parent_of
 
 POLL_SECONDS = 2.0
 
@@ -80,10 +81,14 @@ class Listable(Protocol):
 
 
 class StoreTree:
-    """The `Tree` of a store, where the version is the stamp: a scan reads every resource there is."""
+    """The `Tree` of a store, where the version is the stamp: a scan reads every resource there is.
+
+    After a scan the store is left in peace for as long as the scan took, however often it is polled.
+    """
 
     def __init__(self, store: Listable) -> None:
         self._store = store
+        self._rest_until = 0.0
 
     async def look(self, uri: URI) -> Look | None:
         try:
@@ -96,6 +101,8 @@ class StoreTree:
         return Look(_stamp(version), version)
 
     async def scan(self, prefixes: Sequence[URI]) -> AsyncGenerator[Listing, None]:
+        await asyncio.sleep(self._rest_until - time.monotonic())
+        begin = time.monotonic()
         for prefix in prefixes:
             files: dict[URI, dict[str, bytes]] = {prefix: {}}
             folders: dict[URI, set[str]] = {prefix: set()}
@@ -111,6 +118,8 @@ class StoreTree:
                     break
             for folder in files:
                 yield Listing(folder, files[folder], folders[folder])
+        end = time.monotonic()
+        self._rest_until = end + (end - begin)
 
 
 def _place(
@@ -121,7 +130,7 @@ def _place(
     missing = folder
     while missing not in files and is_within(missing, prefix):
         files[missing] = {}
-        folders[missing] = set()
+        folders.setdefault(missing, set())
         folders.setdefault(parent_of(missing), set()).add(elements_of(missing)[-1])
         missing = parent_of(missing)
     files[folder][elements_of(uri)[-1]] = stamp
@@ -129,6 +138,3 @@ def _place(
 
 def _stamp(version: str) -> bytes:
     return bytes.fromhex(version_of(version.encode()))[:8]
-
-
-__all__ = ["POLL_SECONDS", "ROOT", "Listable", "PollSource", "StoreTree"]
