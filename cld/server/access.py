@@ -1,0 +1,61 @@
+"""Access: who is asking, and the guarded store they get. No handler finds either out in another way.
+
+The principal comes from how the transport was started (stdio) or from the token it verified (HTTP),
+never from arguments, `_meta` or what a client calls itself; that name is passed on to policy as
+information only.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mcp.server.context import ServerRequestContext
+
+from cld.guard import GuardedStore
+from cld.policy import Context
+from cld.principal import Principal
+from cld.runtime import Runtime
+
+RequestContext = ServerRequestContext[Any, Any]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who a request is from, and until when (seconds since the epoch) that is vouched for."""
+
+    principal: Principal
+    expires: float | None = None
+
+
+IdentityOf = Callable[[RequestContext], Identity]
+
+
+@dataclass(frozen=True)
+class Access:
+    """The runtime as the principal of one request sees it."""
+
+    runtime: Runtime
+    identity_of: IdentityOf
+
+    def principal_of(self, ctx: RequestContext) -> Principal:
+        return self.identity_of(ctx).principal
+
+    def seconds_left(self, ctx: RequestContext) -> float | None:
+        """How long what the request starts may go on, None for as long as it likes."""
+        expires = self.identity_of(ctx).expires
+        return None if expires is None else max(0.0, expires - time.time())
+
+    def context(self, ctx: RequestContext, tool: str, arguments: Mapping[str, Any]) -> Context:
+        """The circumstances that policy is told; `tool` is the MCP method where no tool is called."""
+        return Context(tool=tool, arguments=arguments, host=host_of(ctx))
+
+    def store(self, ctx: RequestContext, method: str) -> GuardedStore:
+        """The store as the caller may use it in a request that is no tool call."""
+        return self.runtime.store(self.principal_of(ctx), self.context(ctx, method, {}))
+
+
+def host_of(ctx: RequestContext) -> str:
+    """What the client calls itself; anyone can call themselves anything."""
+    params = ctx.session.client_params
+    return params.client_info.name[:128] if params is not None else ""

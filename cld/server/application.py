@@ -1,0 +1,121 @@
+"""The application: the handlers put together to an MCP server, the same for stdio and HTTP.
+
+Its parts may be replaced before `server` is called; the conformance fixture does.
+"""
+
+import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any, get_args
+
+from mcp.server.caching import CacheHint
+from mcp.server.lowlevel import NotificationOptions, Server
+from mcp.server.models import InitializationOptions
+from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
+from mcp_types import PaginatedRequestParams
+from mcp_types.methods import CacheableMethod
+
+from cld import __version__
+from cld.runtime import Runtime
+from cld.server.access import Access, IdentityOf, RequestContext
+from cld.server.completions import Completions
+from cld.server.events_tools import events_tools
+from cld.server.failures import translate
+from cld.server.inboxes import Inboxes
+from cld.server.policy_tools import EXPLAIN
+from cld.server.prompts import Prompts
+from cld.server.registry import Registry, select
+from cld.server.resources import Resources
+from cld.server.resources_tools import CORE, MORE
+from cld.server.subscriptions import Subscriptions
+from cld.server.tools import Tools
+
+_CACHEABLE: tuple[CacheableMethod, ...] = get_args(CacheableMethod)
+
+INSTRUCTIONS = """\
+A shared workspace of resources, each a JSON file with a URI such as cld:common.Conversation.c1/common.Message.m2 \
+(<package>.<Name>.<id> per level). resource_list shows what is below a URI, resource_get reads, resource_put creates \
+or, given the version read, replaces. Others write too: on a conflict read again. New ids: a ULID, or a short word."""
+
+
+class McpServer(Server[None]):
+    """The SDK's server, which says by itself in the handshake that its lists may change; they do."""
+
+    def create_initialization_options(
+        self,
+        notification_options: NotificationOptions | None = None,
+        experimental_capabilities: dict[str, dict[str, Any]] | None = None,
+        extensions: dict[str, dict[str, Any]] | None = None,
+    ) -> InitializationOptions:
+        told = notification_options or NotificationOptions(True, True, True)
+        return super().create_initialization_options(told, experimental_capabilities, extensions)
+
+
+class Application:
+    """All handlers over one runtime; `identity_of` is the transport's word on who a request is from."""
+
+    def __init__(self, runtime: Runtime, identity_of: IdentityOf) -> None:
+        access = Access(runtime, identity_of)
+        self.access = access
+        self.inboxes = Inboxes(runtime)
+        self.registry = Registry()
+        more = [*MORE, *events_tools(self.inboxes), EXPLAIN]
+        self.registry.replace("cld", select(runtime.settings.tools, CORE, more))
+        self.tools = Tools(access, self.registry)
+        self.resources = Resources(access)
+        self.prompts = Prompts(access)
+        self.completions = Completions(access, self.prompts)
+        self.subscriptions = Subscriptions(access, self.registry)
+
+    def server(self, name: str = "cld") -> McpServer:
+        """An MCP server that answers with these handlers; serve it once."""
+
+        @asynccontextmanager
+        async def lifespan(_: Server[None]) -> AsyncGenerator[None]:
+            try:
+                yield None
+            finally:
+                await self.inboxes.aclose()
+
+        # Plain dicts are what these return, and the SDK takes them; its annotations name its models only.
+        handlers: dict[str, Any] = {
+            "on_list_tools": self._list_tools,
+            "on_call_tool": self.tools.call,
+            "on_list_resources": self._list_resources,
+            "on_list_resource_templates": self.resources.templates,
+            "on_read_resource": self.resources.read,
+            "on_subscribe_resource": self.subscriptions.subscribe,
+            "on_unsubscribe_resource": self.subscriptions.unsubscribe,
+            "on_subscriptions_listen": self.subscriptions.listen,
+            "on_list_prompts": self._list_prompts,
+            "on_get_prompt": self.prompts.get,
+            "on_completion": self.completions.complete,
+        }
+        # Whether something may be kept is for policy to say at the time, and lists differ by caller.
+        hints: dict[CacheableMethod, CacheHint] = {method: CacheHint(0, "private") for method in _CACHEABLE}
+        server = McpServer(
+            name,
+            version=__version__,
+            title="cld",
+            instructions=INSTRUCTIONS,
+            cache_hints=hints,
+            lifespan=lifespan,
+            **handlers,
+        )
+        # A question's state is bound to the caller, and to this process: it ends with the questions it names.
+        state = RequestStateSecurity(keys=[os.urandom(32)], bind_principal=lambda ctx: self.access.principal_of(ctx).id)
+        server.middleware.append(translate)
+        server.middleware.append(RequestStateBoundary(state, default_audience=name))
+        return server
+
+    async def _list_tools(self, ctx: RequestContext, params: PaginatedRequestParams | None) -> dict[str, Any]:
+        await self.subscriptions.list_told(ctx, "tools")
+        return await self.tools.list(ctx, params)
+
+    async def _list_resources(self, ctx: RequestContext, params: PaginatedRequestParams | None) -> dict[str, Any]:
+        await self.subscriptions.list_told(ctx, "resources")
+        return await self.resources.list(ctx, params)
+
+    async def _list_prompts(self, ctx: RequestContext, params: PaginatedRequestParams | None) -> dict[str, Any]:
+        await self.subscriptions.list_told(ctx, "prompts")
+        return await self.prompts.list(ctx, params)

@@ -1,0 +1,356 @@
+"""Subscriptions: telling clients what changed, in both protocol eras.
+
+Until 2025-11-25 a client subscribes by request, and is told on its connection; from 2026-07-28 it listens:
+one request whose answer is the stream. Either way a `Feed` collects what there is to tell, each event
+decided by the caller's guard when it happens, and repeats within it are told once: a notification says
+"look again", and nothing else.
+
+A URI ending in `/**` means everything below it (`cld:**` the whole tree); the notification names the
+resource that changed.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Literal
+
+import msgspec
+from mcp.server.connection import Connection
+from mcp.shared.exceptions import MCPError
+from mcp.shared.subscriptions import (
+    SUBSCRIPTION_ID_META_KEY,
+    PromptsListChanged,
+    ResourcesListChanged,
+    ResourceUpdated,
+    ServerEvent,
+    ToolsListChanged,
+    event_to_notification,
+)
+from mcp_types import (
+    INTERNAL_ERROR,
+    INVALID_REQUEST,
+    EmptyResult,
+    SubscribeRequestParams,
+    SubscriptionFilter,
+    SubscriptionsAcknowledgedNotification,
+    SubscriptionsAcknowledgedNotificationParams,
+    SubscriptionsListenRequestParams,
+    SubscriptionsListenResult,
+    UnsubscribeRequestParams,
+)
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+
+from cld.errors import CldError
+from cld.events import Event
+from cld.guard import GuardedStore
+from cld.runtime import Runtime
+from cld.server.access import Access, RequestContext
+from cld.server.prompts import TYPE as PROMPT
+from cld.server.registry import Registry
+from cld.uri import URI, from_host, is_within, parse_uri
+
+log = logging.getLogger("cld.server")
+
+Listed = Literal["tools", "prompts", "resources"]
+
+BELOW = "**"
+COALESCE_SECONDS = 0.2
+"""How long a changed list waits for further changes before it is told."""
+
+MOST_FEEDS = 1024
+MOST_SUBSCRIPTIONS = 1024
+"""How many feeds a server, and subscriptions a feed, may have; each costs a watch."""
+
+_CHANGED: dict[Listed, ServerEvent] = {
+    "tools": ToolsListChanged(),
+    "prompts": PromptsListChanged(),
+    "resources": ResourcesListChanged(),
+}
+
+
+class Pattern(msgspec.Struct, frozen=True):
+    """What one subscription is about: a resource, or all below one; `text` is as the client wrote it."""
+
+    text: str
+    prefix: URI
+    below: bool
+
+    def told_as(self, uri: URI) -> str | None:
+        """The URI that a change of `uri` is told with, None when it is not to be told."""
+        if self.below:
+            return uri if uri != self.prefix and is_within(uri, self.prefix) else None
+        # As the client wrote it, so that it knows it again.
+        return self.text if uri == self.prefix else None
+
+
+def pattern_of(text: str) -> Pattern:
+    """The pattern that `text` is.
+
+    Raises:
+        InvalidURI: it is neither a URI nor one followed by `/**`.
+    """
+    if text.endswith(BELOW) and text[: -len(BELOW)].endswith((":", "/")):
+        return Pattern(text, from_host(text[: -len(BELOW)].removesuffix("/")), below=True)
+    return Pattern(text, parse_uri(from_host(text)), below=False)
+
+
+class Feed:
+    """What one client is to be told: the subscriptions that fill it, and what waits to be sent."""
+
+    def __init__(self) -> None:
+        self._sources: dict[str, asyncio.Task[None]] = {}
+        self._undo: list[Callable[[], None]] = []
+        self._waiting: dict[ServerEvent, None] = {}
+        self._arrived = asyncio.Event()
+
+    def tell(self, event: ServerEvent) -> None:
+        self._waiting[event] = None
+        self._arrived.set()
+
+    def has(self, key: str) -> bool:
+        return key in self._sources
+
+    async def follow(self, key: str, source: Callable[[Callable[[], None]], Awaitable[None]]) -> None:
+        """Run `source` in the background under `key`; returns once it called its argument: it misses nothing more.
+
+        Raises:
+            MCPError: there are too many.
+        """
+        if key in self._sources:
+            return
+        if len(self._sources) >= MOST_SUBSCRIPTIONS:
+            raise MCPError(
+                code=INVALID_REQUEST, message=f"more than {MOST_SUBSCRIPTIONS} subscriptions; end some first"
+            )
+        ready = asyncio.Event()
+        task = asyncio.create_task(_logged(source(ready.set), key))
+        self._sources[key] = task
+        waiting = asyncio.create_task(ready.wait())
+        try:
+            await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+
+    def also_undo(self, undo: Callable[[], None]) -> None:
+        self._undo.append(undo)
+
+    async def leave(self, key: str) -> None:
+        """Stop the source under `key`, if there is one."""
+        if (task := self._sources.pop(key, None)) is not None:
+            await _stopped(task)
+
+    async def send(self, send: Callable[[ServerEvent], Awaitable[None]]) -> None:
+        """Send what there is to tell, for ever."""
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while self._waiting:
+                event = next(iter(self._waiting))
+                del self._waiting[event]
+                await send(event)
+
+    async def aclose(self) -> None:
+        for undo in self._undo:
+            undo()
+        tasks = list(self._sources.values())
+        self._sources.clear()
+        for task in tasks:
+            await _stopped(task)
+
+
+class Subscriptions:
+    """The handlers of `resources/subscribe`, `resources/unsubscribe` and `subscriptions/listen`."""
+
+    def __init__(self, access: Access, registry: Registry) -> None:
+        self._access = access
+        self._registry = registry
+        self._feeds = 0
+
+    async def subscribe(self, ctx: RequestContext, params: SubscribeRequestParams) -> EmptyResult:
+        """Tell the client of changes from now on, also of a resource that is not there yet."""
+        pattern = pattern_of(str(params.uri))
+        store = self._access.store(ctx, "resources/subscribe")
+        feed = await self._feed_of(ctx)
+        await feed.follow(_key(pattern), self._until_expiry(ctx, partial(self._updates, store, pattern, feed)))
+        return EmptyResult()
+
+    async def unsubscribe(self, ctx: RequestContext, params: UnsubscribeRequestParams) -> EmptyResult:
+        await (await self._feed_of(ctx)).leave(_key(pattern_of(str(params.uri))))
+        return EmptyResult()
+
+    async def list_told(self, ctx: RequestContext, listed: Listed) -> None:
+        """From now on tell the client when the list it is about to get changes; for those who do not listen."""
+        if ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS:
+            await self._follow_list(ctx, listed, await self._feed_of(ctx))
+
+    async def listen(self, ctx: RequestContext, params: SubscriptionsListenRequestParams) -> SubscriptionsListenResult:
+        """One stream: first what it will tell, then that, until the client ends it or its token does."""
+        if ctx.request_id is None:
+            raise MCPError(code=INVALID_REQUEST, message="subscriptions/listen is a request")
+        wanted = params.notifications
+        patterns = [pattern_of(text) for text in wanted.resource_subscriptions or ()]
+        store = self._access.store(ctx, "subscriptions/listen")
+        meta: dict[str, Any] = {SUBSCRIPTION_ID_META_KEY: ctx.request_id}
+
+        async def send(event: ServerEvent) -> None:
+            await ctx.session.send_notification(event_to_notification(event, meta), ctx.request_id)
+
+        async with self._new_feed() as feed:
+            for pattern in patterns:
+                await feed.follow(_key(pattern), partial(self._updates, store, pattern, feed))
+            lists: list[tuple[Listed, bool | None]] = [
+                ("tools", wanted.tools_list_changed),
+                ("prompts", wanted.prompts_list_changed),
+                ("resources", wanted.resources_list_changed),
+            ]
+            for listed, asked in lists:
+                if asked:
+                    await self._follow_list(ctx, listed, feed)
+            honored = SubscriptionFilter(
+                tools_list_changed=wanted.tools_list_changed or None,
+                prompts_list_changed=wanted.prompts_list_changed or None,
+                resources_list_changed=wanted.resources_list_changed or None,
+                resource_subscriptions=wanted.resource_subscriptions or None,
+            )
+            acknowledged = SubscriptionsAcknowledgedNotificationParams(notifications=honored, _meta=meta)
+            await ctx.session.send_notification(
+                SubscriptionsAcknowledgedNotification(params=acknowledged), ctx.request_id
+            )
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._access.seconds_left(ctx)):
+                    await feed.send(send)
+        return SubscriptionsListenResult(_meta=meta)
+
+    async def _feed_of(self, ctx: RequestContext) -> Feed:
+        """The feed of the client's connection, closed with it."""
+        # The connection has no public way to it from a handler, but is where its end can be known.
+        connection: Connection = ctx.session._connection  # pyright: ignore[reportPrivateUsage]
+        feed = connection.state.get("cld.feed")
+        if not isinstance(feed, Feed):
+            feed = await connection.exit_stack.enter_async_context(self._new_feed())
+            connection.state["cld.feed"] = feed
+            sending = asyncio.create_task(_logged(feed.send(partial(_send_on, connection)), "notifications"))
+            connection.exit_stack.push_async_callback(_stopped, sending)
+        return feed
+
+    @asynccontextmanager
+    async def _new_feed(self) -> AsyncGenerator[Feed]:
+        if self._feeds >= MOST_FEEDS:
+            raise MCPError(code=INTERNAL_ERROR, message=f"more than {MOST_FEEDS} clients are being told of changes")
+        self._feeds += 1
+        feed = Feed()
+        try:
+            yield feed
+        finally:
+            self._feeds -= 1
+            await feed.aclose()
+
+    async def _follow_list(self, ctx: RequestContext, listed: Listed, feed: Feed) -> None:
+        tell = _Coalesced(partial(feed.tell, _CHANGED[listed]))
+        if feed.has(listed):
+            return
+        if listed == "tools":
+            feed.also_undo(self._registry.on_change(tell))
+            await feed.follow(listed, _forever)
+            return
+        store = self._access.store(ctx, f"{listed}/list")
+        types = frozenset({PROMPT}) if listed == "prompts" else None
+        await feed.follow(listed, self._until_expiry(ctx, partial(self._list_changes, store, types, tell)))
+
+    async def _updates(self, store: GuardedStore, pattern: Pattern, feed: Feed, ready: Callable[[], None]) -> None:
+        async with self._runtime.hear(store, pattern.prefix) as heard:
+            ready()
+            async for event in heard:
+                if (uri := pattern.told_as(event.uri)) is not None:
+                    feed.tell(ResourceUpdated(uri=uri))
+
+    async def _list_changes(
+        self, store: GuardedStore, types: frozenset[str] | None, tell: Callable[[], None], ready: Callable[[], None]
+    ) -> None:
+        async with self._runtime.hear(store, types=types) as heard:
+            ready()
+            async for event in heard:
+                # A prompt's entry in the list tells its content; a resource's only that it is there.
+                if types is not None or await _comes_or_goes(store, event):
+                    tell()
+
+    def _until_expiry(
+        self, ctx: RequestContext, source: Callable[[Callable[[], None]], Awaitable[None]]
+    ) -> Callable[[Callable[[], None]], Awaitable[None]]:
+        """`source`, ended with the token that allowed it."""
+        seconds = self._access.seconds_left(ctx)
+
+        async def bounded(ready: Callable[[], None]) -> None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await source(ready)
+
+        return bounded
+
+    @property
+    def _runtime(self) -> Runtime:
+        return self._access.runtime
+
+
+class _Coalesced:
+    """Calls `tell` once for all calls within a moment."""
+
+    def __init__(self, tell: Callable[[], None]) -> None:
+        self._tell = tell
+        self._due: asyncio.TimerHandle | None = None
+
+    def __call__(self) -> None:
+        if self._due is None:
+            self._due = asyncio.get_running_loop().call_later(COALESCE_SECONDS, self._now)
+
+    def _now(self) -> None:
+        self._due = None
+        self._tell()
+
+
+async def _comes_or_goes(store: GuardedStore, event: Event) -> bool:
+    """Whether the resource is new, or gone; in doubt it is."""
+    if event.change == "delete":
+        return True
+    try:
+        resource = (await store.get(event.uri)).resource
+    except CldError:
+        return True
+    return resource.created_at == resource.updated_at
+
+
+async def _send_on(connection: Connection, event: ServerEvent) -> None:
+    match event:
+        case ResourceUpdated(uri=uri):
+            await connection.send_resource_updated(uri)
+        case ToolsListChanged():
+            await connection.send_tool_list_changed()
+        case PromptsListChanged():
+            await connection.send_prompt_list_changed()
+        case ResourcesListChanged():
+            await connection.send_resource_list_changed()
+
+
+def _key(pattern: Pattern) -> str:
+    return f"{pattern.prefix}{BELOW if pattern.below else ''}"
+
+
+async def _forever(ready: Callable[[], None]) -> None:
+    ready()
+    await asyncio.Event().wait()
+
+
+async def _logged(work: Awaitable[None], name: str) -> None:
+    try:
+        await work
+    except Exception:  # a task of its own: nobody else would hear of it
+        log.exception("telling of changes of %s ended", name)
+
+
+async def _stopped(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

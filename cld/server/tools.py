@@ -1,0 +1,107 @@
+"""`tools/list` and `tools/call`: which tools the caller sees, and how one is called.
+
+Each call asks policy "call" on the tool's URI, with the arguments as the tool will read them; a tool that
+may not be called is answered for like one that does not exist.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from mcp.shared.exceptions import MCPError
+from mcp_types import CallToolRequestParams, PaginatedRequestParams
+
+from cld.errors import AccessDenied, ApprovalRequired, CldError
+from cld.server.access import Access, RequestContext
+from cld.server.call import Call, InputRequired, Questions, Reply, shortened
+from cld.server.failures import failed_result, invalid_params, no_such_tool
+from cld.server.registry import Registry, Tool
+
+
+class Tools:
+    """The handlers of `tools/*`."""
+
+    def __init__(self, access: Access, registry: Registry) -> None:
+        self.registry = registry
+        self._access = access
+        self._questions = Questions()
+
+    async def list(self, ctx: RequestContext, params: PaginatedRequestParams | None) -> dict[str, Any]:
+        """All the tools the caller may call, in one page."""
+        if params is not None and params.cursor is not None:
+            raise invalid_params("tools/list has one page only; leave cursor out")
+        tools = self.registry.tools()
+        guard = self._access.runtime.guard(self._access.principal_of(ctx))
+        allowed = guard.filter("call", [tool.uri for tool in tools], self._access.context(ctx, "tools/list", {}))
+        return {
+            "resultType": "complete",
+            "tools": [tool.wire for tool, may_call in zip(tools, allowed, strict=True) if may_call],
+        }
+
+    async def call(self, ctx: RequestContext, params: CallToolRequestParams) -> dict[str, Any]:
+        tool = self.registry.find(params.name)
+        if tool is None:
+            raise no_such_tool(params.name)
+        given = params.arguments or {}
+        read, misfit = _read(tool, given)
+        principal = self._access.principal_of(ctx)
+        context = self._access.context(ctx, tool.name, _canonical(given, read))
+        try:
+            decision = self._access.runtime.guard(principal).decide("call", tool.uri, context)
+            if not decision.allow:
+                raise no_such_tool(params.name)
+            if misfit is not None:
+                raise misfit
+            call = Call(self._access.runtime, ctx, params, principal, context, self._questions)
+            if obligation := decision.obligations.get("require_approval"):
+                await _approve(call, ApprovalRequired("call", tool.uri, _as_mapping(obligation)), tool, given)
+            return (await _handle(call, tool, read, given)).wire()
+        except InputRequired as needed:
+            return needed.wire()
+        except MCPError:
+            raise
+        except Exception as error:  # every failure of a tool is the tool's answer
+            return failed_result(error, tool.name)
+
+
+async def _handle(call: Call, tool: Tool, read: Any, given: Mapping[str, Any]) -> Reply:
+    """The tool's reply; what policy wants a person's approval for is tried again once they gave it."""
+    try:
+        return await tool.handle(call, read)
+    except ApprovalRequired as needed:
+        await _approve(call, needed, tool, given)
+        return await tool.handle(call, read)
+
+
+async def _approve(call: Call, needed: ApprovalRequired, tool: Tool, given: Mapping[str, Any]) -> None:
+    """Have a person agree to the call.
+
+    Raises:
+        ApprovalRequired: nobody can be asked.
+        AccessDenied: they did not agree.
+    """
+    who = call.context.host or "A client"
+    agreed = await call.agreed(f"{who} calls {tool.title}. {needed}\n{shortened(given)}\nAllow it?")
+    if agreed is None:
+        raise needed
+    if not agreed:
+        raise AccessDenied(needed.action, needed.uri, ["the person who was asked did not agree"])
+
+
+def _read(tool: Tool, given: Mapping[str, Any]) -> tuple[Any, CldError | None]:
+    """The arguments as the tool reads them, or why it cannot."""
+    try:
+        return tool.parse(given), None
+    except CldError as misfit:
+        return None, misfit
+
+
+def _canonical(given: Mapping[str, Any], read: Any) -> Mapping[str, Any]:
+    """The arguments for policy: as given, but texts as they were read, so that a URI has one form only."""
+    if not isinstance(read, msgspec.Struct):
+        return given
+    return {name: getattr(read, name) if isinstance(value, str) else value for name, value in given.items()}
+
+
+def _as_mapping(obligation: object) -> Mapping[str, Any]:
+    return obligation if isinstance(obligation, Mapping) else {}  # pyright: ignore[reportUnknownVariableType]
