@@ -13,6 +13,7 @@ from cld.resource import MAX_BYTES
 
 Durability = Literal["none", "file", "full"]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -32,8 +33,8 @@ class Watch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`source` "auto" takes inotify where there is one; `reconcile_seconds` is the slow full check."""
 
     source: Literal["auto", "inotify", "watchdog", "poll"] = "auto"
-    reconcile_seconds: Annotated[float, msgspec.Meta(gt=0)] = 300.0
-    poll_seconds: Annotated[float, msgspec.Meta(gt=0)] = 2.0
+    reconcile_seconds: Seconds = 300.0
+    poll_seconds: Seconds = 2.0
 
 
 class PolicySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,7 +95,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return Path(self.policies).expanduser().absolute()
         if self.is_local and (beside := self.root_path.parent / "policies").is_dir():
             return beside
-        return Path(__file__).parent.parent / "policies"
+        # A wheel has them in the package, a checkout beside it.
+        packaged = Path(__file__).parent / "_policies"
+        return packaged if packaged.is_dir() else Path(__file__).parent.parent / "policies"
 
 
 ENVIRONMENT = {"root": "CLD_ROOT", "policies": "CLD_POLICIES", "principal": "CLD_PRINCIPAL", "tools": "CLD_TOOLS"}
