@@ -414,7 +414,11 @@ class StoreContract:
         await store.put(Draft(A, content), by=ADA)
         assert (await store.get(A)).resource.content == content
 
-    @pytest.mark.parametrize("value", ["\ud800", object(), {1: {2: object()}}], ids=["surrogate", "object", "inner"])
+    @pytest.mark.parametrize(
+        "value",
+        ["\ud800", object(), {"in": [object()]}, float("nan"), float("inf"), {1: 2}],
+        ids=["surrogate", "object", "inner", "nan", "infinity", "key"],
+    )
     async def test_what_json_cannot_carry_is_refused(self, store: Store, behind: Behind, value: object) -> None:
         with pytest.raises(InvalidResource):
             await create(store, A, value=value)

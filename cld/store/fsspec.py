@@ -171,9 +171,8 @@ class FsspecStore:
         old = self._files.read(path)
         current = None if old is None else version_of(old)
         _check(uri, current, if_version)
-        data = encode(self._next(draft, by, old))
-        # Decoded again, so that what is returned is what will be read, and the limits hold for it.
-        resource = decode(data, uri, max_bytes=self._max_bytes)
+        resource = self._next(draft, by, old)
+        data = encode(resource, max_bytes=self._max_bytes)
         if old is not None and current is not None:
             self._keep(uri, old, current)
         try:

@@ -43,7 +43,7 @@ _ARCHIVES = ("zip", "tar", "libarchive")
 _TRAITS: Mapping[str, _Trait] = {
     # shutil.move is rename within one file system; os.link fails where there is something.
     "file": _Trait(replace="rename", create="link", parallel=True, links=True),
-    # Two readers of one memory file share its position, hence one thread at a time.
+    # Its ls fails on what is removed meanwhile, hence one thread at a time.
     "memory": _Trait(replace="whole", create="mode", note="it is gone when the process ends"),
     "sftp": _Trait(replace="rename", note="links on the server are followed"),
     **dict.fromkeys(("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"), _OBJECTS),
