@@ -369,7 +369,7 @@ async def test_listing_goes_on_beside_deletions(tmp_path: Path, driver: str) -> 
         async def write() -> None:
             nonlocal writing
             try:
-                for _ in range(25):
+                for _ in range(150):
                     await store.put(Draft(A, {}), by=ADA)
                     await store.delete(A)
             finally:
@@ -385,8 +385,8 @@ async def test_listing_goes_on_beside_deletions(tmp_path: Path, driver: str) -> 
             with anyio.fail_after(60):
                 async with anyio.create_task_group() as group:
                     group.start_soon(write)
-                    group.start_soon(read)
-                    group.start_soon(read)
+                    for _ in range(6):
+                        group.start_soon(read)
         finally:
             sys.setswitchinterval(interval)
         for uri in kept:
