@@ -18,7 +18,6 @@ tool_names contains input.context.tool if input.context.tool != ""
 
 tool_names contains namespaces.called(input.resource) if {
 	input.action == "call"
-	startswith(input.resource.type, "tool.")
 }
 
 # Tools named in data.json.
@@ -45,7 +44,8 @@ needed contains reason if {
 	rule := data.approvals.targets[place]
 	grants.covers(rule.actions, rule, input.resource)
 	concerns(rule)
-	reason := concat("", [input.action, " in ", place, ": ", object.get(rule, "reason", "data.json lists it for approval")])
+	why := object.get(rule, "reason", "data.json lists it for approval")
+	reason := concat("", [why, " (", input.action, " in ", place, ")"])
 }
 
 concerns(rule) if not rule.subjects

@@ -49,20 +49,22 @@ covers(actions, rule, resource) if {
 	fits(rule, resource.type)
 }
 
-names(actions) if input.action in actions
-
-names(actions) if "*" in actions
+names(actions) if {
+	input.action in actions
+} else if {
+	"*" in actions
+}
 
 # A rule without types is about every type.
-fits(rule, _) if not rule.types
-
-fits(rule, type) if some_type(rule.types, type)
-
-some_type(types, _) if "*" in types
-
-some_type(types, type) if type in types
-
-some_type(types, type) if concat("", [split(type, ".")[0], ".*"]) in types
+fits(rule, type) if {
+	not rule.types
+} else if {
+	"*" in rule.types
+} else if {
+	type in rule.types
+} else if {
+	concat("", [split(type, ".")[0], ".*"]) in rule.types
+}
 
 deny_tables := [table | some subject in subjects.everywhere; table := data.denies[subject]]
 
@@ -100,21 +102,30 @@ matching_denies(resource) := {found |
 	found := {"subject": subject, "place": place, "rule": rule}
 }
 
-# Every grant at a place that reaches the resource, whether or not it gives this action.
-grants_here(resource) := {found |
-	some subject in subjects_for(resource)
+# Every grant at a place that reaches the resource, whether or not it gives this action; `reach` is
+# where it holds, which for a role held in one namespace is that namespace at most.
+grants_here(resource) := unscoped(resource) | scoped(resource)
+
+unscoped(resource) := {found |
+	some subject in subjects.everywhere
 	some place in places(resource)
 	rule := data.grants[subject][place]
-	counts(subject, rule, place, resource)
-	found := {"subject": subject, "place": place, "rule": rule}
-}
-
-counts(subject, _, _, resource) if subject in subjects.within[resource.namespace]
-
-counts(subject, rule, place, resource) if {
-	subject in subjects.everywhere
 	reaches(rule, place, resource)
+	found := {"subject": subject, "place": place, "reach": place, "rule": rule}
 }
+
+scoped(resource) := {found |
+	some subject in subjects.within[resource.namespace]
+	some place in places(resource)
+	rule := data.grants[subject][place]
+	found := {"subject": subject, "place": place, "reach": narrower(place, resource), "rule": rule}
+}
+
+narrower("cld:", resource) := root(resource)
+
+narrower(place, _) := place if place != "cld:"
+
+root(resource) := concat(".", ["cld:cld.Namespace", resource.namespace])
 
 matching_grants(resource) := {found |
 	some found in grants_here(resource)
@@ -132,7 +143,7 @@ types_in_words(rule) := "" if "*" in rule.types
 
 in_words(found) := concat("", [
 	found.subject, " has ", concat(", ", found.rule.allow),
-	types_in_words(found.rule), " in ", found.place,
+	types_in_words(found.rule), " in ", found.reach,
 ])
 
 reasons(resource) := denials(resource) | shortfall(resource)
@@ -146,29 +157,17 @@ because(rule) := concat("", [": ", rule.reason])
 
 because(rule) := "" if not rule.reason
 
-shortfall(resource) := set() if allowed(resource)
-
-shortfall(resource) := {concat("", [who, " may not ", input.action, "; ", concat("; ", [w | some w in words])])} if {
-	not allowed(resource)
+shortfall(resource) := set() if {
+	allowed(resource)
+} else := {concat("", [who, " may not ", input.action, " ", resource.uri, "; ", concat("; ", words)])} if {
 	words := {in_words(found) | some found in grants_here(resource)}
 	count(words) > 0
-	who := as_whom
-}
+} else := {concat("", [who, " has no grant that reaches ", resource.uri, isolation(resource)])}
 
-shortfall(resource) := {concat("", [input.principal.id, " has no grant that reaches ", resource.uri, elsewhere(resource)])} if {
-	not allowed(resource)
-	count(grants_here(resource)) == 0
-}
+who := concat("", [input.principal.id, " (", concat(", ", subjects.held), ")"]) if {
+	count(subjects.held) > 0
+} else := input.principal.id
 
-as_whom := concat(", ", subjects.held) if count(subjects.held) > 0
-
-as_whom := input.principal.id if count(subjects.held) == 0
-
-elsewhere(resource) := "" if resource.namespace == ""
-
-elsewhere(resource) := concat("", [
-	"; namespaces are isolated, so only grants within cld:cld.Namespace.",
-	resource.namespace, " count",
-]) if {
+isolation(resource) := concat("", ["; only grants within ", root(resource), " count there, namespaces are isolated"]) if {
 	resource.namespace != ""
-}
+} else := ""

@@ -12,19 +12,26 @@ default tool := ""
 # The tool by which something is done; for a call of a tool resource, that tool.
 tool := input.context.tool if input.context.tool != ""
 
+# Outside namespaces, and for no task of one, there is nothing to look at.
 barred(resource) if {
-	some_bar(resource)
+	resource.namespace != ""
+	bars(resource)
+} else if {
+	of_task
+	bars(resource)
 }
 
-some_bar(resource) if not_its_tool(resource.namespace)
-
-some_bar(_) if not_its_tool(of_task)
-
-some_bar(resource) if not_its_call(resource.namespace, resource)
-
-some_bar(resource) if not_its_call(of_task, resource)
-
-some_bar(resource) if crosses(resource)
+bars(resource) if {
+	not_its_tool(resource.namespace)
+} else if {
+	not_its_tool(of_task)
+} else if {
+	not_its_call(resource.namespace, resource)
+} else if {
+	not_its_call(of_task, resource)
+} else if {
+	crosses(resource)
+}
 
 not_its_tool(namespace) if {
 	tool != ""
@@ -34,12 +41,20 @@ not_its_tool(namespace) if {
 
 not_its_call(namespace, resource) if {
 	input.action == "call"
-	startswith(resource.type, "tool.")
 	tools := data.namespaces[namespace].tools
 	not called(resource) in tools
 }
 
-called(resource) := parts[count(parts) - 1] if parts := split(resource.uri, ".")
+# The tool's name as hosts see it: an assistant is a tool too.
+called(resource) := concat("_", ["assistant", last(resource)]) if {
+	is_assistant(resource.type)
+} else := last(resource)
+
+is_assistant("common.Assistant")
+
+is_assistant(type) if startswith(type, "assistant.")
+
+last(resource) := parts[count(parts) - 1] if parts := split(resource.uri, ".")
 
 crosses(resource) if {
 	resource.namespace != ""

@@ -15,18 +15,16 @@ listed(table, type) if {
 
 closed(resource) if {
 	changes
+	guarded(resource)
+}
+
+guarded(resource) if {
 	listed(data.owners_only, resource.type)
 	not subjects.owner_of(resource)
-}
-
-closed(resource) if {
-	changes
+} else if {
 	subjects.is_assistant
 	listed(data.owners_only, resource.type)
-}
-
-closed(resource) if {
-	changes
+} else if {
 	subjects.is_assistant
 	listed(data.persons_only, resource.type)
 }

@@ -39,7 +39,7 @@ class _Who(msgspec.Struct):
     on_behalf_of: str
 
 
-class _What(msgspec.Struct):
+class ResourceInput(msgspec.Struct):
     uri: str
     type: str
     namespace: str
@@ -47,7 +47,7 @@ class _What(msgspec.Struct):
     meta: Mapping[str, str]
 
 
-class _How(msgspec.Struct):
+class ContextInput(msgspec.Struct):
     tool: str
     arguments: Mapping[str, Any]
     task: str
@@ -60,15 +60,15 @@ class _How(msgspec.Struct):
 class _One(msgspec.Struct):
     principal: msgspec.Raw
     action: str
-    resource: _What
-    context: _How
+    resource: ResourceInput
+    context: ContextInput
 
 
 class _Many(msgspec.Struct):
     principal: msgspec.Raw
     action: str
-    resources: list[_What]
-    context: _How
+    resources: list[ResourceInput]
+    context: ContextInput
 
 
 _encoder = msgspec.json.Encoder()
@@ -89,9 +89,9 @@ def build_input(
     if action not in ACTIONS:
         raise InvalidArgument(f"{action!r} is no action; it is one of {', '.join(ACTIONS)}", field="action")
     try:
-        who, how = _who(principal), _how(context)
+        who, how = principal_input(principal), context_input(context)
         if isinstance(what, str):
-            return _encoder.encode(_One(who, action, _resource(what, meta, parents_of(what)), how))
+            return _encoder.encode(_One(who, action, resource_input(what, meta), how))
         return _encoder.encode(_Many(who, action, _resources(what, meta), how))
     except (TypeError, ValueError, AttributeError, RecursionError, msgspec.MsgspecError) as error:
         if isinstance(error, InvalidArgument):
@@ -100,44 +100,57 @@ def build_input(
 
 
 @functools.lru_cache(maxsize=256)
-def _who(principal: Principal) -> msgspec.Raw:
+def principal_input(principal: Principal) -> msgspec.Raw:
+    """`input.principal` for a principal, as JSON."""
     other = principal.on_behalf_of
     who = _Who(principal.id, principal.kind, tuple(principal.roles), "" if other is None else other.id)
     texts = (who.id, who.kind, who.on_behalf_of, *who.roles)
-    if not all(isinstance(text, str) for text in texts) or who.kind not in _KINDS or not who.id:  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not all(isinstance(text, str) for text in texts) or not _fits(who):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidArgument(f"{principal!r} is no principal", field="principal")
     return msgspec.Raw(_encoder.encode(who))
 
 
-def _resources(uris: Sequence[URI], metas: Sequence[Metas] | None) -> list[_What]:
+def _fits(who: _Who) -> bool:
+    """An id begins with its kind, so that none can be a role or any other subject of data.json."""
+    return who.kind in _KINDS and who.id.startswith(f"{who.kind}:")
+
+
+def _resources(uris: Sequence[URI], metas: Sequence[Metas] | None) -> list[ResourceInput]:
     if metas is not None and len(metas) != len(uris):
         raise InvalidArgument(f"{len(metas)} metas for {len(uris)} resources", field="metas")
     # Most resources of a listing are siblings and share their ancestors.
     known: dict[URI, list[URI]] = {}
-    found: list[_What] = []
+    found: list[ResourceInput] = []
     for index, uri in enumerate(uris):
         parent = parent_of(uri)
         if (parents := known.get(parent)) is None or uri == ROOT:
             parents = known[parent] = parents_of(uri)
-        found.append(_resource(uri, None if metas is None else metas[index], parents))
+        found.append(resource_input(uri, None if metas is None else metas[index], parents))
     return found
 
 
-def _resource(uri: URI, meta: Metas, parents: list[URI]) -> _What:
+def resource_input(uri: URI, meta: Metas = None, parents: list[URI] | None = None) -> ResourceInput:
+    """`input.resource` for a URI; `parents` when they are known already.
+
+    Raises:
+        InvalidURI: it is none.
+        InvalidArgument: its meta is not all texts.
+    """
     parse_prefix(uri)
     if meta and not all(isinstance(text, str) for pair in meta.items() for text in pair):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidArgument(f"the meta of {uri} is not all texts", field="meta")
-    return _What(uri, type_of(uri), namespace_of(uri), parents, meta or {})
+    return ResourceInput(uri, type_of(uri), namespace_of(uri), parents or parents_of(uri), meta or {})
 
 
-def _how(context: Context) -> _How:
+def context_input(context: Context) -> ContextInput:
+    """`input.context` for a context, with the time it is now."""
     texts = (context.tool, context.task, context.host)
     if not all(isinstance(text, str) for text in texts) or not isinstance(context.destructive, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidArgument(
             "tool, task and host of a context are texts, destructive is true or false", field="context"
         )
     arguments, shortened = shown(context.arguments) if context.arguments else ({}, False)
-    return _How(
+    return ContextInput(
         tool=context.tool,
         arguments=arguments,
         task=context.task,
