@@ -23,7 +23,7 @@ from cld.errors import CldError, Conflict, InvalidResource, InvalidURI, Resource
 from cld.resource import MAX_BYTES, NO_META, Draft, Resource, decode, encode, nonce, timestamp, version_of
 from cld.store import ANY_VERSION, DEFAULT_LIMIT, Capabilities, Page, Revision, Stored
 from cld.store.local_doctor import Finding, examine, rescue_all
-from cld.store.local_history import History, revision_of
+from cld.store.local_history import Displaced, History, revision_of
 from cld.store.local_list import Listing
 from cld.store.local_locks import Locks
 from cld.store.local_paths import (
@@ -37,7 +37,7 @@ from cld.store.local_paths import (
     refusal,
 )
 from cld.store.local_trash import trash_tree
-from cld.store.local_write import Displaced, Writer
+from cld.store.local_write import Writer
 from cld.uri import ROOT, SUFFIX, URI, id_of, parse_uri, type_of
 
 T = TypeVar("T")
@@ -277,11 +277,7 @@ class LocalStore:
                 current = self._current(uri)
                 _check_version(uri, current, if_version)
                 resource = _succeeding(draft, by, current.resource)
-                data = encode(resource)
-                if len(data) > self._max_bytes:
-                    raise InvalidResource(
-                        f"{uri} would have {len(data)} bytes; at most {self._max_bytes} are allowed (limits.body_bytes)"
-                    )
+                data = encode(resource, max_bytes=self._max_bytes)
                 version = version_of(data)
                 try:
                     if current.is_there:

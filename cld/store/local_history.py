@@ -28,6 +28,10 @@ _WRITTEN = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d\.\d{6})Z")
 _DAY_NS = 24 * 3600 * 1_000_000_000
 
 
+class Displaced(Exception):
+    """Not what was expected was in the tree; it is back there, or in the history if the editor went on."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One kept version: where it lies, below which of the layout's folders, and its time key."""
@@ -81,24 +85,35 @@ class History:
         """The open folder of the versions of `uri`, made where missing."""
         return self._layout.make_folder(self._layout.history, uri + SUFFIX)
 
-    def take(self, name: str, uri: URI, key: str | None = None) -> None:
+    def take(
+        self, name: str, uri: URI, key: str | None = None, *, folder: int | None = None, expected: str | None = None
+    ) -> None:
         """Move `name` from `.cld/tmp`, where a version of `uri` was displaced to, to its place.
 
-        `key` is its time where no copy of it is there yet; now, when not given.
+        `key` is its time where no copy of it is there yet (now, when not given), `folder` what
+        `folder(uri)` gives, where it is open already.
+
+        Raises:
+            Displaced: it is not `expected` (None: whatever it is), and stays where it is.
         """
         try:
             data = self._layout.read(self._layout.tmp, name, uri)
         except InvalidResource:
+            if expected is not None:
+                raise Displaced from None
             # A link, a device, something huge: not read, hence without a version, but kept.
             self.trash_file(name, uri)
             return
         version = version_of(data)
-        folder = self.folder(uri)
+        if expected not in (None, version):
+            raise Displaced
+        into = self.folder(uri) if folder is None else folder
         try:
-            place = self._place(folder, data, uri, version) or f"{key or key_of_time(time.time_ns())}-{version}.json"
-            os.rename(name, place, src_dir_fd=self._layout.tmp, dst_dir_fd=folder)
+            place = self._place(into, data, uri, version) or f"{key or key_of_time(time.time_ns())}-{version}.json"
+            os.rename(name, place, src_dir_fd=self._layout.tmp, dst_dir_fd=into)
         finally:
-            os.close(folder)
+            if folder is None:
+                os.close(into)
 
     def _place(self, folder: int, data: bytes, uri: URI, version: str) -> str | None:
         """The name of the copy made when this version was written, if it was cld that wrote it."""

@@ -7,9 +7,9 @@ from contextlib import suppress
 
 from cld.errors import InvalidResource
 from cld.resource import version_of
-from cld.store.local_history import History, key_of_time
+from cld.store.local_history import Displaced, History, key_of_time
 from cld.store.local_paths import Layout, place_of
-from cld.store.local_write import Displaced, Writer
+from cld.store.local_write import Writer
 from cld.uri import SUFFIX, URI
 
 _DAY_NS = 24 * 3600 * 1_000_000_000

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from cld.errors import InvalidResource, StoreError
 from cld.resource import Resource, new_id, version_of
 from cld.store import local_calls
-from cld.store.local_history import History, key_before, key_of_write
+from cld.store.local_history import Displaced, History, key_before, key_of_write
 from cld.store.local_paths import ENTRY, FOLDER, READ, Layout, place_of
 from cld.uri import SUFFIX, URI, parse_uri
 
@@ -40,10 +40,6 @@ _ROOM = 255 - len(".swap")
 _UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 # An editor would have to save this often within as many microseconds to be given up on.
 _PATIENCE = 100
-
-
-class Displaced(Exception):
-    """Not what was expected was in the tree; it is back there, or in the history if the editor went on."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +68,7 @@ class Writer:
         """
         uri = URI(resource.uri)
         with self._folder(uri) as (folder, name), self._temporary(uri, version, data) as (stem, _):
-            with self._copied(uri, stem, resource, data, version):
-                self.link(self._layout.tmp, f"{stem}.new", folder, name)
+            self.link(self._layout.tmp, f"{stem}.new", folder, name)
             self._acknowledge(uri, folder)
 
     def replace(
@@ -90,8 +85,8 @@ class Writer:
         """
         uri = URI(resource.uri)
         with self._folder(uri) as (folder, name), self._temporary(uri, version, data, mode) as (stem, ours):
-            with self._copied(uri, stem, resource, data, version):
-                self._swap(uri, stem, ours, folder, name, resource, expected, old)
+            with self._copied(uri, stem, resource, data, version) as kept:
+                self._swap(uri, stem, ours, folder, name, resource, expected, old, kept)
             self._acknowledge(uri, folder)
 
     def remove(self, uri: URI, *, expected: str | None) -> None:
@@ -105,12 +100,9 @@ class Writer:
         with self._folder(uri) as (folder, name):
             try:
                 os.rename(name, gone, src_dir_fd=folder, dst_dir_fd=self._layout.tmp)
-                if expected is not None and self._version(gone, uri) != expected:
-                    self._give_back(gone, folder, name, uri)
-                    raise Displaced
                 try:
-                    self._history.take(gone, uri)
-                except OSError:
+                    self._history.take(gone, uri, expected=expected)
+                except (Displaced, OSError):
                     self._give_back(gone, folder, name, uri)
                     raise
             finally:
@@ -137,10 +129,11 @@ class Writer:
         resource: Resource,
         expected: str | None,
         old: bytes | None,
+        kept: int,
     ) -> None:
         tmp, swap = self._layout.tmp, f"{stem}.swap"
         if not self._layout.features.renameat2:
-            self._rename_over(uri, stem, folder, name, resource, expected, old)
+            self._rename_over(uri, stem, folder, name, resource, expected, old, kept)
             return
         # From here on recovery must not throw the name away unseen.
         os.rename(f"{stem}.new", swap, src_dir_fd=tmp, dst_dir_fd=tmp)
@@ -150,12 +143,10 @@ class Writer:
             if error.errno not in _UNSUPPORTED:
                 raise
             os.rename(swap, f"{stem}.new", src_dir_fd=tmp, dst_dir_fd=tmp)
-            self._rename_over(uri, stem, folder, name, resource, expected, old)
+            self._rename_over(uri, stem, folder, name, resource, expected, old, kept)
             return
         try:
-            if expected is not None and self._version(swap, uri) != expected:
-                raise Displaced
-            self._history.take(swap, uri, key_before(resource))
+            self._history.take(swap, uri, key_before(resource), folder=kept, expected=expected)
         except BaseException:
             self._swap_back(uri, swap, ours, folder, name)
             raise
@@ -185,7 +176,15 @@ class Writer:
                 os.close(fd)
 
     def _rename_over(
-        self, uri: URI, stem: str, folder: int, name: str, resource: Resource, expected: str | None, old: bytes | None
+        self,
+        uri: URI,
+        stem: str,
+        folder: int,
+        name: str,
+        resource: Resource,
+        expected: str | None,
+        old: bytes | None,
+        kept: int,
     ) -> None:
         tmp = self._layout.tmp
         if old is None:
@@ -196,13 +195,12 @@ class Writer:
         keep = f"{stem}.gone"
         os.close(self._write(keep, old))
         try:
-            self._history.take(keep, uri, key_before(resource))
+            self._history.take(keep, uri, key_before(resource), folder=kept)
         except BaseException:
             with suppress(FileNotFoundError):
                 os.unlink(keep, dir_fd=tmp)
             raise
-        with self._history_folder(uri) as kept:
-            self._layout.sync_folder(kept)
+        self._layout.sync_folder(kept)
         try:
             now = self._layout.read(self._layout.root, uri + SUFFIX, uri)
         except InvalidResource:
@@ -210,7 +208,7 @@ class Writer:
         if now != old:
             if expected is not None:
                 raise Displaced
-            self._rename_over(uri, stem, folder, name, resource, expected, now)
+            self._rename_over(uri, stem, folder, name, resource, expected, now, kept)
             return
         os.rename(f"{stem}.new", name, src_dir_fd=tmp, dst_dir_fd=folder)
 
@@ -290,25 +288,26 @@ class Writer:
             os.unlink(name, dir_fd=self._layout.tmp)
 
     @contextmanager
-    def _copied(self, uri: URI, stem: str, resource: Resource, data: bytes, version: str) -> Generator[None]:
+    def _copied(self, uri: URI, stem: str, resource: Resource, data: bytes, version: str) -> Generator[int]:
         """Put a copy of the new version into the history once the block has put it into the tree.
 
         An editor that saves over it, in place or by renaming, would otherwise be the end of it. It is
         written before, so that a full disk is met while nothing has happened, and not flushed: it is
-        needed only once the flushed one is gone, and is replaced by that one if cld does it.
+        needed only once the flushed one is gone, and is replaced by that one if cld does it. Creating
+        makes none: that would cost a folder for every resource, most of which are never replaced.
+
+        Yields the folder of the history.
         """
-        name = f"{stem}.copy"
-        folder = self._history.folder(uri)
-        try:
+        tmp, name = self._layout.tmp, f"{stem}.copy"
+        with self._history_folder(uri) as folder:
             os.close(self._write(name, data, flush=False))
-            yield
-            os.rename(name, f"{key_of_write(resource)}-{version}.json", src_dir_fd=self._layout.tmp, dst_dir_fd=folder)
-        except BaseException:
-            with suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=self._layout.tmp)
-            raise
-        finally:
-            os.close(folder)
+            try:
+                yield folder
+                os.rename(name, f"{key_of_write(resource)}-{version}.json", src_dir_fd=tmp, dst_dir_fd=folder)
+            except BaseException:
+                with suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=tmp)
+                raise
 
     def _write(self, name: str, data: bytes, mode: int | None = None, *, flush: bool = True) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
