@@ -88,11 +88,9 @@ async def _read(store: GuardedStore, uri: URI) -> Prompt | None:
 
 
 def _shown(name: str, prompt: Prompt) -> dict[str, Any]:
-    shown: dict[str, Any] = {"name": name}
+    shown: dict[str, Any] = {"name": name, "description": prompt.description or prompt.title or name}
     if prompt.title:
         shown["title"] = prompt.title
-    if prompt.description:
-        shown["description"] = prompt.description
     if prompt.arguments:
         shown["arguments"] = [
             {key: value for key, value in msgspec.structs.asdict(argument).items() if value != ""}

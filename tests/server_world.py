@@ -1,0 +1,66 @@
+"""A whole server over a real folder and a policy written as a function, for the tests of `cld.server`."""
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from table_policy import ListJournal, Rule, TablePolicy
+
+from cld.config import Settings, Watch
+from cld.policy import Action
+from cld.principal import Principal
+from cld.runtime import Runtime
+from cld.server.access import Identity
+from cld.server.application import Application
+from cld.store import Store
+from cld.store.local import LocalStore
+
+ADA = Principal("user:ada", "user")
+BOB = Principal("user:bob", "user")
+
+
+def everything(principal: Principal, action: Action, uri: str, meta: Mapping[str, str] | None) -> bool:
+    return True
+
+
+def nothing(principal: Principal, action: Action, uri: str, meta: Mapping[str, str] | None) -> bool:
+    return False
+
+
+class World:
+    """A runtime with its parts in reach, and an application in which whoever is in `who` is asking."""
+
+    def __init__(self, runtime: Runtime, store: Store, policy: TablePolicy, journal: ListJournal) -> None:
+        self.runtime = runtime
+        self.store = store
+        self.policy = policy
+        self.journal = journal
+        self.who = runtime.principal
+        self.application = Application(runtime, lambda _: Identity(self.who))
+
+
+@asynccontextmanager
+async def world(
+    folder: Path,
+    rule: Rule = everything,
+    *,
+    principal: str = ADA.id,
+    tools: str = "all",
+    needs_meta: bool = False,
+    obligations: Mapping[Action, Mapping[str, Any]] | None = None,
+    store: Store | None = None,
+) -> AsyncGenerator[World]:
+    """A world over `folder`, closed on leaving; `store` in place of the folder's own, to see what it is asked."""
+    settings = Settings(
+        root=str(folder), principal=principal, tools=tools, durability="none", watch=Watch(poll_seconds=0.05)
+    )
+    policy = TablePolicy(rule, needs_meta=needs_meta, obligations=obligations)
+    journal = ListJournal()
+    kept = store or await LocalStore.open(folder, durability="none")
+    runtime = Runtime(settings, kept, policy, journal)  # type: ignore[arg-type]
+    try:
+        yield World(runtime, kept, policy, journal)
+    finally:
+        await runtime._stop_watching()
+        await kept.aclose()
