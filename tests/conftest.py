@@ -1,6 +1,11 @@
 """Fixtures every test file shares."""
 
 import pytest
+from hypothesis import settings
+
+# How long one example takes says something about the machine, not about the code.
+settings.register_profile("cld", deadline=None)
+settings.load_profile("cld")
 
 # The contract suite is imported by test files, and its assertions should say as much as theirs.
 pytest.register_assert_rewrite("store_contract", "store_model")

@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -321,7 +322,10 @@ def test_new_ids_are_ids_that_grow_and_tell_their_time() -> None:
     assert before - 1 <= number / 1000 <= before + 60
 
 
-def test_new_ids_grow_within_each_thread_and_are_never_the_same() -> None:
+def test_new_ids_grow_within_each_thread_and_are_never_the_same(request: pytest.FixtureRequest) -> None:
+    # Threads take turns as often as they can, so that a missing lock shows.
+    request.addfinalizer(partial(sys.setswitchinterval, sys.getswitchinterval()))
+    sys.setswitchinterval(1e-6)
     made: list[list[str]] = [[] for _ in range(4)]
     start = threading.Barrier(len(made))
 
