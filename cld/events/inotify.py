@@ -156,11 +156,15 @@ class InotifySource:
 
     async def _mend(self, stale: list[URI]) -> None:
         """Watch what is there now at and below the folders `stale`, then have them scanned."""
+        for target in await self._watch_again(stale):
+            self._notify(Dirty(target))
+
+    async def _watch_again(self, stale: list[URI]) -> list[URI]:
+        """Watch what is there now at and below the folders `stale`, as far as a prefix wants it."""
         async with self._changing:
             targets = outermost(part for uri in outermost(stale) for part in self._prefixes.parts_of(uri))
             await self._run(self._establish(targets))
-        for target in targets:
-            self._notify(Dirty(target))
+        return targets
 
     async def _run(self, steps: Generator[None, None, None]) -> None:
         before = len(self._blind)
@@ -184,11 +188,11 @@ class InotifySource:
             blind = list(self._blind)
             # One is tried first: at the limit, trying thousands each time would be work for nothing.
             try:
-                await self._mend(blind[:1])
+                await self._watch_again(blind[:1])
                 if blind and blind[0] not in self._blind:
-                    await self._mend(blind[1:])
+                    await self._watch_again(blind[1:])
             except Exception:  # a task boundary, as above
-                log.exception("events: watching failed for %s", blind[0])
+                log.exception("events: watching failed for %s; it is polled", ", ".join(blind[:5]))
             for uri in blind:
                 self._notify(Dirty(uri))
             if self._blind:
@@ -268,9 +272,8 @@ class InotifySource:
             self._lose(node, error)
             return False
         if node.wd != wd:
+            # Another folder than before; what is watched below it is claimed anew by whoever goes on from here.
             self._drop(node)
-            for name in list(node.below):
-                self._forget(node, name)
             node.wd = wd
         self._blind.pop(node.uri, None)
         return True
