@@ -30,8 +30,8 @@ class Conversation(msgspec.Struct, frozen=True):
 class Message(msgspec.Struct, frozen=True):
     """`common.Message`; more keys are allowed."""
 
-    role: Literal["user", "assistant", "system", "tool"]
     text: str
+    role: Literal["user", "assistant", "system", "tool"] = "user"
 
 
 class Text(msgspec.Struct, frozen=True):

@@ -64,6 +64,7 @@ TASK: Object = {
         ("common.Conversation", {}),
         ("common.Conversation", {"title": "Trip", "mine": {"a": 1}}),
         ("common.Message", {"role": "user", "text": "hi", "tokens": 3}),
+        ("common.Message", {"text": "hi"}),
         ("common.Message", {"role": "assistant", "text": ""}),
         ("common.Message", {"role": "system", "text": "x"}),
         ("common.Message", {"role": "tool", "text": "x"}),
@@ -92,9 +93,8 @@ def test_content_that_fits_is_taken(type: str, content: Object) -> None:
     [
         ("common.Conversation", {"title": 1}, "content.title", "Expected `str`, got `int`"),
         ("common.Conversation", {"title": None}, "content.title", "Expected `str`, got `null`"),
-        ("common.Message", {"text": "x"}, "content.role", "is missing"),
         ("common.Message", {"role": "user"}, "content.text", "is missing"),
-        ("common.Message", {"role": "robot", "text": "x"}, "content.role", "{role: assistant|system|tool|user,"),
+        ("common.Message", {"role": "robot", "text": "x"}, "content.role", "role?: assistant|system|tool|user,"),
         ("common.Message", {"role": "user", "text": ["x"]}, "content.text", "Expected `str`, got `array`"),
         ("common.Text", {}, "content.text", "is missing"),
         ("common.Document", {"source": {}}, "content.source", "Expected `str`, got `object`"),
@@ -137,7 +137,7 @@ def test_every_built_in_type_is_told_in_words() -> None:
     for type, struct in BUILT_IN.items():
         assert schema_type(schema_uri(type)) == type
         assert shape_of(struct).startswith("{")
-    assert shape_of(BUILT_IN["common.Message"]) == "{role: assistant|system|tool|user, text: string, …}"
+    assert shape_of(BUILT_IN["common.Message"]) == "{text: string, role?: assistant|system|tool|user, …}"
     assert "arguments?: [{name: string, " in shape_of(BUILT_IN["common.Prompt"])
 
 
@@ -194,10 +194,10 @@ def test_big_integers_are_compared_exactly() -> None:
 def test_a_schema_adds_to_a_built_in_type_and_cannot_replace_it() -> None:
     tree = Tree(common_Message={"required": ["lang"]})
     assert "'lang' is a required property" in why_not("common.Message", {"role": "user", "text": "x"}, tree)
-    assert why_not("common.Message", {"lang": "de", "text": "x"}, tree).startswith("content.role: is missing")
+    assert why_not("common.Message", {"lang": "de", "role": "user"}, tree).startswith("content.text: is missing")
     check("common.Message", {"role": "user", "text": "x", "lang": "de"}, tree)
     permissive = Tree(common_Message={}, common_Schema={})
-    assert "content.role" in why_not("common.Message", {"text": "x"}, permissive)
+    assert "content.text" in why_not("common.Message", {"role": "user"}, permissive)
     assert "content.schema.type" in why_not("common.Schema", {"schema": {"type": "x"}}, permissive)
 
 
