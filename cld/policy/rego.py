@@ -149,7 +149,7 @@ class RegoPolicy:
         """As `Policy.filter`; nothing is allowed when the rules fail."""
         try:
             now = self._keep_current()
-            if now.evaluator is None or not uris:
+            if now.evaluator is None or not uris or (metas is not None and len(metas) != len(uris)):
                 return [False] * len(uris)
             return now.evaluator.allowed(build_input(principal, action, uris, context, metas), len(uris))
         except InvalidArgument:

@@ -80,7 +80,9 @@ class Instance:
         self._store = library.Store(engine)
         self._store.set_limits(memory_size=memory_bytes)
         try:
-            self._start(module, data)
+            with self._clock.running():
+                self._store.set_epoch_deadline(self._ticks)
+                self._start(module, data)
         except PolicyError:
             self.close()
             raise
@@ -91,7 +93,6 @@ class Instance:
 
     def _start(self, module: Any, data: bytes) -> None:
         library, store = _library(), self._store
-        self._arm()
         self._memory = library.Memory(store, _memory_type(module))
         exports = self._linked(module).instantiate(store, module).exports(store)
         self._malloc, self._parse, self._dump = (
@@ -116,23 +117,20 @@ class Instance:
         library, store, length = _library(), self._store, len(question)
         self._trap = ""
         try:
-            self._arm()
-            missing = self._heap + length - self._memory.data_len(store)
-            if missing > 0:
-                self._memory.grow(store, missing // _PAGE + 2)
-            ctypes.memmove(self._base() + self._heap, question, length)
-            address = self._call(0, entrypoint, self._data, self._heap, length, self._heap + length, 0)
-            return ctypes.string_at(self._base() + address)
+            with self._clock.running():
+                store.set_epoch_deadline(self._ticks)
+                missing = self._heap + length - self._memory.data_len(store)
+                if missing > 0:
+                    self._memory.grow(store, missing // _PAGE + 2)
+                ctypes.memmove(self._base() + self._heap, question, length)
+                address = self._call(0, entrypoint, self._data, self._heap, length, self._heap + length, 0)
+                return ctypes.string_at(self._base() + address)
         except (library.WasmtimeError, library.Trap) as error:
             raise PolicyError(self._why(error)) from error
 
     def close(self) -> None:
         """Give the memory back now; wasmtime's own finalizers would come late, 1.3 MB each."""
         self._store.close()
-
-    def _arm(self) -> None:
-        self._clock.run_for(self._ticks)
-        self._store.set_epoch_deadline(self._ticks)
 
     def _base(self) -> int:
         return ctypes.addressof(self._memory.data_ptr(self._store).contents)
