@@ -105,7 +105,7 @@ class StoreContract:
 
     pytestmark = pytest.mark.anyio
 
-    examples = 25
+    examples = 50
     """How many runs of the comparison with a dict; fewer where every call crosses a network."""
 
     @pytest.fixture

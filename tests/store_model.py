@@ -89,7 +89,7 @@ async def pages(store: Store, prefix: URI = ROOT, **arguments: Any) -> list[Page
     """Every page of a listing, at most so many as no honest listing here needs."""
     found: list[Page] = []
     cursor = None
-    for _ in range(500):
+    for _ in range(100):
         page = await store.list(prefix, cursor=cursor, **arguments)
         found.append(page)
         cursor = page.cursor
@@ -150,7 +150,7 @@ POOL = [
         "plan.Task.t",
     )
 ]
-METAS = st.sampled_from([None, None, Meta(), Meta(purpose="p"), Meta(evaluation="é\n🧑‍🚀")])
+METAS = st.sampled_from([None, Meta(), Meta(purpose="p"), Meta(evaluation="é\n🧑‍🚀")])
 URIS = st.sampled_from(POOL)
 CONTENTS = st.dictionaries(
     st.text(max_size=3),
@@ -286,7 +286,9 @@ class AgainstDict(RuleBasedStateMachine):
             assert caught.value.current == (self.now[uri].version if uri in self.now else None)
         self.check(uri)
 
-    @rule(uri=URIS, recursive=st.booleans(), choice=st.sampled_from(["none", "none", "any", "current", "stale"]))
+    @rule(
+        uri=URIS, recursive=st.booleans(), choice=st.sampled_from(["none", "none", "none", "any", "current", "stale"])
+    )
     def delete(self, uri: URI, recursive: bool, choice: str) -> None:
         below = [other for other in self.now if other != uri and is_within(other, uri)]
         there = uri in self.now
@@ -306,14 +308,11 @@ class AgainstDict(RuleBasedStateMachine):
                 self.check(gone)
         self.check(uri)
 
-    @precondition(lambda self: any(self.ever.values()))
-    @rule(data=st.data(), by=st.sampled_from([ADA, BOB]), choice=st.sampled_from(["create", "any", "current", "stale"]))
+    @precondition(lambda self: any(self.kept.values()))
+    @rule(data=st.data(), by=st.sampled_from([ADA, BOB]), choice=st.sampled_from(["any", "current", "create", "stale"]))
     def restore(self, data: st.DataObject, by: str, choice: str) -> None:
-        uri = data.draw(st.sampled_from([uri for uri in POOL if self.ever[uri]]))
-        certain = self.kept[uri] + ([self.now[uri]] if uri in self.now else [])
-        if not certain:
-            return
-        old = data.draw(st.sampled_from(certain))
+        uri = data.draw(st.sampled_from([uri for uri in POOL if self.kept[uri]]))
+        old = data.draw(st.sampled_from(self.kept[uri] + ([self.now[uri]] if uri in self.now else [])))
         if_version = self.an_if_version(uri, choice)
         restoring = self.store.restore(uri, old.version, by=by, if_version=if_version)
         if old.valid and self.fits(uri, if_version):
@@ -416,12 +415,13 @@ def compare_with_a_dict(new_place: NewPlace, examples: int) -> None:
         Against,
         settings=settings(
             max_examples=examples,
-            stateful_step_count=40,
+            stateful_step_count=50,
             # The same examples everywhere and always, and no matter how slow the machine is.
             derandomize=True,
             database=None,
             deadline=None,
-            phases=[Phase.generate, Phase.shrink],
+            # Shrinking a failure can take minutes: add Phase.shrink while hunting one.
+            phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         ),
     )
