@@ -31,7 +31,7 @@ from cld.errors import InvalidResource, StoreError
 from cld.resource import Resource, new_id, version_of
 from cld.store import local_calls
 from cld.store.local_history import Displaced, History, key_before, key_of_write
-from cld.store.local_paths import ENTRY, FOLDER, READ, Layout, place_of
+from cld.store.local_paths import ENTRY, FOLDER, Layout, place_of
 from cld.uri import SUFFIX, URI, parse_uri
 
 _NAME = re.compile(r"([0-9a-z]{26})\.([0-9a-f]{32})\.([^.].*)\.(new|copy|swap|gone)")
@@ -192,7 +192,8 @@ class Writer:
             self._move_away(uri, folder, name)
             self.link(self._layout.tmp, f"{stem}.new", folder, name)
             return
-        keep = f"{stem}.gone"
+        # A copy, so that one that a crash cuts short is thrown away and not taken for a version.
+        keep = f"{self._stem(uri, '0' * 32)}.copy"
         os.close(self._write(keep, old))
         try:
             self._history.take(keep, uri, key_before(resource), folder=kept)
@@ -200,6 +201,8 @@ class Writer:
             with suppress(FileNotFoundError):
                 os.unlink(keep, dir_fd=tmp)
             raise
+        finally:
+            self._forget(keep)
         self._layout.sync_folder(kept)
         try:
             now = self._layout.read(self._layout.root, uri + SUFFIX, uri)
@@ -350,21 +353,17 @@ class Writer:
             return None
 
     def _stem(self, uri: URI, version: str) -> str:
-        """The name in `.cld/tmp` up to its stage; a long URI goes into a file beside."""
+        """The name in `.cld/tmp` up to its stage; a long URI goes into a link beside."""
         stem = f"{new_id()}.{version}.{uri.replace('/', '+')}"
         if len(stem) <= _ROOM:
             return stem
         id = stem[:26]
-        fd = os.open(f"{id}.uri", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self._layout.tmp)
-        try:
-            os.write(fd, uri.encode())
-            self._layout.sync_file(fd)
-        finally:
-            os.close(fd)
+        # A link is made whole or not at all, text included; it is read as text and never followed.
+        os.symlink(uri, f"{id}.uri", dir_fd=self._layout.tmp)
         return f"{id}.{version}.{_LONG}{hashlib.sha256(uri.encode()).hexdigest()[:32]}"
 
     def _forget(self, stem: str) -> None:
-        """Remove the file with the long URI, if there is one and nothing needs it any more."""
+        """Remove the link with the long URI, if there is one and nothing needs it any more."""
         if _LONG not in stem:
             return
         tmp = self._layout.tmp
@@ -393,15 +392,9 @@ class Writer:
 
     def _long_uri(self, id: str) -> URI | None:
         try:
-            fd = os.open(f"{id}.uri", READ | os.O_NOFOLLOW, dir_fd=self._layout.tmp)
-        except OSError:
+            return parse_uri(os.readlink(f"{id}.uri", dir_fd=self._layout.tmp))
+        except (OSError, ValueError):
             return None
-        try:
-            return parse_uri(os.read(fd, 8192).decode("ascii"))
-        except ValueError:
-            return None
-        finally:
-            os.close(fd)
 
     def rescue(self, name: str, temporary: Temporary) -> str | None:
         """Finish what a writer that died left at `name`; what was done, None if it is no longer there.
