@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from mcp import Client
 from table_policy import ListJournal, Rule, TablePolicy
 
 from cld.config import Settings, Watch
@@ -64,3 +65,29 @@ async def world(
     finally:
         await runtime._stop_watching()
         await kept.aclose()
+
+
+MODES = ("legacy", "2026-07-28")
+
+
+@asynccontextmanager
+async def client(made: World, mode: str, **options: Any) -> AsyncGenerator[Client]:
+    """A client of the world's application, in one protocol era or the other."""
+    async with Client(made.application.server(), mode=mode, **options) as connected:
+        yield connected
+
+
+async def call(connected: Client, tool: str, **arguments: Any) -> dict[str, Any]:
+    """What a tool answers as data; fails when it answers with an error."""
+    result = await connected.call_tool(tool, arguments)
+    assert not result.is_error, result.structured_content
+    return result.structured_content
+
+
+async def fail(connected: Client, tool: str, **arguments: Any) -> dict[str, Any]:
+    """The error a tool answers with; fails when it answers well, or its text says something else."""
+    result = await connected.call_tool(tool, arguments)
+    assert result.is_error, result.structured_content
+    error = result.structured_content["error"]
+    assert result.content[0].text == f"{error['code']}: {error['message']}"
+    return error

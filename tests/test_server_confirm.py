@@ -1,0 +1,216 @@
+"""Asking a person: for what cannot be taken back and for what policy wants approved, in both eras."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp import Client
+from mcp.client import ClientRequestContext
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    CallToolResult,
+    ElicitRequestParams,
+    ElicitResult,
+    InputRequiredResult,
+)
+from server_world import ADA, BOB, MODES, World, call, client, fail, world
+
+from cld.server import call as call_module
+
+pytestmark = pytest.mark.anyio
+
+TOP = "cld:common.Conversation.c"
+BELOW = f"{TOP}/common.Message.m"
+APPROVAL: Any = {"delete": {"require_approval": {"reason": "deletes are checked"}}}
+
+
+class Person:
+    """Answers what hosts ask, and remembers it."""
+
+    def __init__(self, answer: str) -> None:
+        self.answer = answer
+        self.asked: list[str] = []
+
+    async def __call__(self, context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
+        self.asked.append(params.message)
+        return ElicitResult(action=self.answer, content={} if self.answer == "accept" else None)  # type: ignore[arg-type]
+
+
+async def planted(host: Client) -> None:
+    await call(host, "resource_put", uri=TOP, content={})
+    await call(host, "resource_put", uri=BELOW, content={"role": "user", "text": "hi"})
+
+
+async def exists(made: World) -> bool:
+    return bool((await made.store.list()).uris)
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_recursive_delete_is_confirmed_where_the_host_can_ask(tmp_path: Path, mode: str) -> None:
+    person = Person("accept")
+    async with world(tmp_path) as made, client(made, mode, elicitation_callback=person) as host:
+        await planted(host)
+        assert (await call(host, "resource_delete", uri=TOP, recursive=True))["deleted"] == 2
+        assert person.asked == [f"Delete {TOP} and all below it, 2 resources that you can see?"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("answer", ["decline", "cancel"])
+async def test_declining_leaves_everything(tmp_path: Path, mode: str, answer: str) -> None:
+    async with world(tmp_path) as made, client(made, mode, elicitation_callback=Person(answer)) as host:
+        await planted(host)
+        error = await fail(host, "resource_delete", uri=TOP, recursive=True)
+        assert error["code"] == "access_denied" and "did not agree" in error["message"]
+        assert (await call(host, "resource_get", uri=BELOW))["revision"] == 1
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_recursive_delete_goes_on_where_nobody_can_be_asked(tmp_path: Path, mode: str) -> None:
+    async with world(tmp_path) as made, client(made, mode) as host:
+        await planted(host)
+        assert (await call(host, "resource_delete", uri=TOP, recursive=True))["deleted"] == 2
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_nobody_is_asked_about_what_is_not_there(tmp_path: Path, mode: str) -> None:
+    person = Person("accept")
+    async with world(tmp_path) as made, client(made, mode, elicitation_callback=person) as host:
+        assert (await fail(host, "resource_delete", uri=TOP, recursive=True))["code"] == "not_found"
+        assert person.asked == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_what_policy_wants_approved_is_asked_for_once(tmp_path: Path, mode: str) -> None:
+    person = Person("accept")
+    async with (
+        world(tmp_path, obligations=APPROVAL) as made,
+        client(made, mode, elicitation_callback=person) as host,
+    ):
+        await planted(host)
+        assert (await call(host, "resource_delete", uri=BELOW))["deleted"] == 1
+        assert len(person.asked) == 1 and "deletes are checked" in person.asked[0] and BELOW in person.asked[0]
+        assert (await call(host, "resource_delete", uri=TOP, recursive=True))["deleted"] == 1
+        assert len(person.asked) == 2
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_what_policy_wants_approved_is_not_done_when_declined(tmp_path: Path, mode: str) -> None:
+    async with (
+        world(tmp_path, obligations=APPROVAL) as made,
+        client(made, mode, elicitation_callback=Person("decline")) as host,
+    ):
+        await planted(host)
+        assert (await fail(host, "resource_delete", uri=BELOW))["code"] == "access_denied"
+        assert await exists(made)
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_what_policy_wants_approved_says_what_to_do_where_nobody_can_be_asked(tmp_path: Path, mode: str) -> None:
+    async with world(tmp_path, obligations=APPROVAL) as made, client(made, mode) as host:
+        await planted(host)
+        error = await fail(host, "resource_delete", uri=BELOW)
+        assert error["code"] == "approval_required"
+        assert error["require_approval"] == {"reason": "deletes are checked"}
+        assert "elicitation" in error["message"]
+        assert await exists(made)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("answer", ["accept", "decline"])
+async def test_a_call_itself_can_be_what_needs_approval(tmp_path: Path, mode: str, answer: str) -> None:
+    person = Person(answer)
+    obligations: Any = {"call": {"require_approval": True}}
+    async with (
+        world(tmp_path, obligations=obligations) as made,
+        client(made, mode, elicitation_callback=person) as host,
+    ):
+        result = await host.call_tool("resource_put", {"uri": TOP, "content": {}})
+        assert result.is_error is (answer == "decline")
+        assert await exists(made) is (answer == "accept")
+        assert len(person.asked) == 1 and "Write a resource" in person.asked[0]
+
+
+async def raw(host: Client, arguments: dict[str, Any], **more: Any) -> InputRequiredResult | CallToolResult:
+    """One call of resource_delete as it is on the wire, without the client's answering by itself."""
+    return await host.session.call_tool("resource_delete", arguments, allow_input_required=True, **more)
+
+
+ACCEPT: Any = {"confirm": ElicitResult(action="accept", content={})}
+ARGUMENTS: dict[str, Any] = {"uri": TOP, "recursive": True}
+
+
+async def test_an_answer_counts_once(tmp_path: Path) -> None:
+    async with world(tmp_path) as made, client(made, "2026-07-28", elicitation_callback=Person("accept")) as host:
+        await planted(host)
+        asked = await raw(host, ARGUMENTS)
+        assert isinstance(asked, InputRequiredResult)
+        done = await raw(host, ARGUMENTS, input_responses=ACCEPT, request_state=asked.request_state)
+        assert isinstance(done, CallToolResult) and done.structured_content == {"uri": TOP, "deleted": 2}
+        await planted(host)
+        again = await raw(host, ARGUMENTS, input_responses=ACCEPT, request_state=asked.request_state)
+        assert isinstance(again, InputRequiredResult)
+        assert await exists(made)
+
+
+async def test_an_answer_without_a_question_is_none(tmp_path: Path) -> None:
+    async with world(tmp_path) as made, client(made, "2026-07-28", elicitation_callback=Person("accept")) as host:
+        await planted(host)
+        assert isinstance(await raw(host, ARGUMENTS, input_responses=ACCEPT), InputRequiredResult)
+        assert await exists(made)
+
+
+async def test_an_answer_counts_for_the_call_it_was_asked_for_only(tmp_path: Path) -> None:
+    other = "cld:common.Conversation.d"
+    async with world(tmp_path) as made, client(made, "2026-07-28", elicitation_callback=Person("accept")) as host:
+        await planted(host)
+        await call(host, "resource_put", uri=other, content={})
+        asked = await raw(host, ARGUMENTS)
+        assert isinstance(asked, InputRequiredResult)
+        with pytest.raises(MCPError, match="requestState"):
+            await raw(
+                host, {"uri": other, "recursive": True}, input_responses=ACCEPT, request_state=asked.request_state
+            )
+        tampered = (asked.request_state or "")[:-2] + "AA"
+        with pytest.raises(MCPError, match="requestState"):
+            await raw(host, ARGUMENTS, input_responses=ACCEPT, request_state=tampered)
+        made.who = BOB
+        with pytest.raises(MCPError, match="requestState"):
+            await raw(host, ARGUMENTS, input_responses=ACCEPT, request_state=asked.request_state)
+        made.who = ADA
+        assert (await call(host, "resource_get", uri=TOP))["uri"] == TOP
+
+
+async def test_an_answer_that_comes_too_late_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(call_module, "ANSWER_SECONDS", -1.0)
+    async with world(tmp_path) as made, client(made, "2026-07-28", elicitation_callback=Person("accept")) as host:
+        await planted(host)
+        asked = await raw(host, ARGUMENTS)
+        assert isinstance(asked, InputRequiredResult)
+        late = await raw(host, ARGUMENTS, input_responses=ACCEPT, request_state=asked.request_state)
+        assert isinstance(late, InputRequiredResult)
+        assert await exists(made)
+
+
+def test_questions_are_bounded() -> None:
+    questions = call_module.Questions()
+    names = [questions.ask() for _ in range(call_module.MAX_QUESTIONS + 1)]
+    assert not questions.answered(names[0])
+    assert questions.answered(names[-1])
+    assert not questions.answered(names[-1])
+
+
+async def test_a_host_that_fails_to_ask_counts_as_no(tmp_path: Path) -> None:
+    async def broken(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
+        raise RuntimeError("no window")
+
+    async with world(tmp_path) as made, client(made, "legacy", elicitation_callback=broken) as host:
+        await planted(host)
+        assert (await fail(host, "resource_delete", uri=TOP, recursive=True))["code"] == "access_denied"
+        assert await exists(made)
+
+
+def test_what_a_person_is_shown_of_arguments_is_short() -> None:
+    shown = call_module.shortened({"text": "x" * 10_000})
+    assert len(shown) == 301
+    assert json.loads(call_module.shortened({"a": 1})) == {"a": 1}
