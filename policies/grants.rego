@@ -20,9 +20,7 @@ allowed(resource) if {
 	rule := table[place]
 	reaches(rule, place, resource)
 	covers(rule.allow, rule, resource)
-}
-
-allowed(resource) if {
+} else if {
 	at := places(resource)
 	some table in scoped_tables[resource.namespace]
 	some place in at
@@ -32,15 +30,11 @@ allowed(resource) if {
 
 # Namespaces are isolated: a rule at the root of the tree ends where a namespace begins, unless it
 # says that it holds in namespaces too.
-reaches(_, _, resource) if resource.namespace == ""
-
-reaches(_, place, resource) if {
-	resource.namespace != ""
+reaches(rule, place, resource) if {
+	resource.namespace == ""
+} else if {
 	place != "cld:"
-}
-
-reaches(rule, "cld:", resource) if {
-	resource.namespace != ""
+} else if {
 	rule.namespaces == true
 }
 
@@ -74,18 +68,13 @@ scoped_deny_tables[namespace] := [table | some subject in members; table := data
 
 # Explicit denies hold in namespaces too, always.
 denied(resource) if {
-	count(deny_tables) > 0
-	at := places(resource)
 	some table in deny_tables
-	some place in at
+	some place in places(resource)
 	rule := table[place]
 	covers(rule.deny, rule, resource)
-}
-
-denied(resource) if {
-	at := places(resource)
+} else if {
 	some table in scoped_deny_tables[resource.namespace]
-	some place in at
+	some place in places(resource)
 	rule := table[place]
 	covers(rule.deny, rule, resource)
 }

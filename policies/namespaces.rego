@@ -2,6 +2,8 @@
 package cld.namespaces
 
 # The namespace of the task that is being worked, empty when there is none.
+default of_task := ""
+
 of_task := substring(first, count("cld:cld.Namespace."), -1) if {
 	first := split(input.context.task, "/")[0]
 	startswith(first, "cld:cld.Namespace.")
@@ -17,7 +19,7 @@ barred(resource) if {
 	resource.namespace != ""
 	bars(resource)
 } else if {
-	of_task
+	of_task != ""
 	bars(resource)
 }
 
@@ -58,12 +60,13 @@ last(resource) := parts[count(parts) - 1] if parts := split(resource.uri, ".")
 
 crosses(resource) if {
 	resource.namespace != ""
+	of_task != ""
 	of_task != resource.namespace
 }
 
 reasons(resource) := (tool_reasons(resource) | call_reasons(resource)) | crossing(resource)
 
-spaces(resource) := {resource.namespace} | {namespace | namespace := of_task}
+spaces(resource) := {resource.namespace, of_task}
 
 tool_reasons(resource) := {concat("", [
 	"namespace ", namespace, " may not use the tool ", tool, "; its tools are ",
