@@ -80,6 +80,7 @@ class LocalStore:
         self._root = layout.root
         self._open_file = layout.open
         self._max_bytes = layout.max_bytes
+        self._ignores_case = layout.features.ignores_case
 
     @classmethod
     async def open(
@@ -190,6 +191,8 @@ class LocalStore:
     # Everything below blocks.
 
     def _get(self, uri: URI) -> Stored:
+        if self._ignores_case and self._listing.other_spelling(uri) is not None:
+            raise ResourceNotFound(uri)
         try:
             fd = self._open_file(self._root, uri + SUFFIX, READ)
         except OSError as error:
@@ -248,6 +251,8 @@ class LocalStore:
         return None
 
     def _current(self, uri: URI) -> _Current:
+        if self._ignores_case and self._listing.other_spelling(_checked(uri)) is not None:
+            return _Current()
         try:
             fd = self._open_file(self._root, _checked(uri) + SUFFIX, READ)
         except OSError as error:
@@ -273,6 +278,11 @@ class LocalStore:
     def _put(self, draft: Draft, by: str, if_version: str | None) -> Stored:
         uri = draft.uri
         with self._writable().hold(_checked(uri)):
+            if self._ignores_case and (other := self._listing.other_spelling(uri)) is not None:
+                raise InvalidResource(
+                    f"{uri} differs only in case from {other}, which is there, and this file system ignores case; "
+                    "choose another id"
+                )
             for _ in range(_ATTEMPTS):
                 current = self._current(uri)
                 _check_version(uri, current, if_version)

@@ -76,6 +76,29 @@ class Listing:
         finally:
             os.close(folder)
 
+    def other_spelling(self, uri: URI) -> str | None:
+        """An element that is there and differs from the one in `uri` only in case, where there is one.
+
+        A file system that ignores case would open it in its stead: under a name policy did not decide on.
+        """
+        folder, prefix = self._open(self._layout.root, "."), ROOT
+        for element in elements_of(uri):
+            if folder is None:
+                return None
+            try:
+                names = self._names(folder, is_root=prefix == ROOT)
+                is_folder = _is_there(names.folders, element)
+                if not is_folder and not _is_there(names.files, element):
+                    folded = element.casefold()
+                    return next((one for one in (*names.files, *names.folders) if one.casefold() == folded), None)
+                below = self._open(folder, _named(prefix, element)) if is_folder else None
+            finally:
+                os.close(folder)
+            folder, prefix = below, uri
+        if folder is not None:
+            os.close(folder)
+        return None
+
     def has_folder(self, uri: URI) -> bool:
         """Whether there is a folder for what is below `uri`."""
         if (folder := self._open(self._layout.root, uri)) is None:
