@@ -305,6 +305,32 @@ async def test_a_broader_subscription_leaves_the_news_of_a_narrower_alone(bus: E
             assert await heard(bus, narrow, Dirty(ROOT)) == [("put", DEEP, version)]
 
 
+async def test_what_goes_while_subscribing_leaves_no_trace(source: FakeSource, tmp_path: Path) -> None:
+    class Gated(Files):
+        """A tree whose scan is old by the time it is told."""
+
+        async def scan(self, prefixes: Sequence[URI]) -> AsyncGenerator[Listing, None]:
+            listings = [listing async for listing in super().scan(prefixes)]
+            scanned.set()
+            await gate.wait()
+            for listing in listings:
+                # As if written long ago: to be believed.
+                yield Listing(listing.folder, dict.fromkeys(listing.files, b"trusted!"), listing.folders)
+
+    scanned, gate = asyncio.Event(), asyncio.Event()
+    put(tmp_path, A, "{}")
+    async with EventBus(source, Gated(tmp_path)) as bus:
+        entering = asyncio.create_task(bus.subscribe().__aenter__())
+        await asyncio.wait_for(scanned.wait(), 10)
+        (tmp_path / f"{A}.json").unlink()
+        source.say(Touched(A))
+        await asyncio.wait_for(bus._settled.wait(), 10)  # pyright: ignore[reportPrivateUsage]
+        gate.set()
+        subscription = await entering
+        assert await heard(bus, subscription) == []
+        await subscription.aclose()
+
+
 async def test_a_cancelled_subscribe_leaves_nothing_behind(source: FakeSource, tmp_path: Path) -> None:
     async def never(prefix: URI) -> None:
         source.watched.append(prefix)

@@ -316,6 +316,21 @@ async def test_at_the_limit_of_watches_the_rest_is_polled_with_a_warning(
                 await anyio.lowlevel.checkpoint()
 
 
+async def test_a_part_that_was_polled_is_forgotten_when_the_folder_above_it_goes(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(root, f"{A}/c.D.d/e.F.f")
+    kernel = Limited()
+    kernel.room = 2
+    async with watching(root, kernel) as (bus, _), bus.subscribe() as subscription:
+        assert "c.D.d and perhaps more cannot be watched" in caplog.text
+        (root / A).rename(root / ".cld/away")
+        await until(subscription, lambda state: list(state.values()) == ["delete"])
+        with anyio.fail_after(20):
+            while "can be watched again" not in caplog.text:
+                await anyio.lowlevel.checkpoint()
+
+
 async def test_a_prefix_whose_own_folders_cannot_be_watched_is_polled(root: Path) -> None:
     kernel = Limited()
     kernel.room = 0
@@ -341,6 +356,10 @@ async def test_folders_that_change_places_are_told(root: Path) -> None:
         put(root, "cld:a.B.one/c.D.after")
         put(root, "cld:a.B.two/c.D.after")
         await until(subscription, lambda state: len(state) == 2)
+        assert source.watches == 3
+        put(root, ".cld/aside/c.D.aside")
+        exchange(root / "cld:a.B.one", root / ".cld/aside")
+        await until(subscription, lambda state: state.get(URI("cld:a.B.one/c.D.aside")) == "put" and len(state) == 3)
         assert source.watches == 3
 
 

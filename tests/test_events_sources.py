@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 import pytest
@@ -13,12 +14,16 @@ from cld.errors import ConfigError
 from cld.events import Change
 from cld.events.bus import EventBus
 from cld.events.choose import choose_source, open_bus
+from cld.events.files import Files
 from cld.events.inotify import InotifySource
 from cld.events.poll import PollSource
 from cld.events.subscription import Subscription
 from cld.events.watchdog import WatchdogSource
 from cld.resource import version_of
 from cld.uri import ROOT, URI
+
+if TYPE_CHECKING:
+    from watchdog.events import FileSystemEvent
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
@@ -219,6 +224,16 @@ async def test_a_root_that_is_moved_away_and_replaced_is_told(bus: EventBus, roo
         await hear(root, subscription, "put(note, '{2}')", {("put", NOTE)})
 
 
+@LINUX
+async def test_a_root_that_is_replaced_in_one_step_is_told(bus: EventBus, root: Path) -> None:
+    await write(root, "put(alice, '{}'); put(note, '{}'); put('../new/' + alice2, '{}'); os.mkdir('../new/.cld')")
+    replace = "ctypes.CDLL(None).renameat2(-100, b'../resources', -100, b'../new', 2)"
+    async with bus.subscribe() as subscription:
+        await hear(root, subscription, replace, {("delete", ALICE), ("delete", NOTE), ("put", ALICE2)})
+        (root / ".cld/tmp").mkdir()
+        await hear(root, subscription, "put(note, '{2}')", {("put", NOTE)})
+
+
 async def test_a_root_that_appears_after_subscribing_is_told(bus: EventBus, root: Path) -> None:
     (root / ".cld/tmp").rmdir()
     (root / ".cld").rmdir()
@@ -232,6 +247,24 @@ async def test_subscribing_again_and_again_hears_every_time(bus: EventBus, root:
     for number in range(5):
         async with bus.subscribe(ALICE) as subscription:
             await hear(root, subscription, f"put(note, '{{{number}}}')", {("put", NOTE)})
+
+
+async def test_watchdog_is_told_nothing_of_reading(root: Path) -> None:
+    class Counting(WatchdogSource):
+        told = 0
+
+        def dispatch(self, event: "FileSystemEvent") -> None:
+            self.told += 1
+            super().dispatch(event)
+
+    await write(root, "for i in range(20): put(f'{alice}/c.D.x{i}/e.F.f', '{}')")
+    source = Counting(root)
+    async with EventBus(source, Files(root), reconcile_seconds=3600) as bus, bus.subscribe() as subscription:
+        for _ in range(3):
+            await bus.reconcile()
+        assert await Files(root).look(URI(f"{ALICE}/c.D.x1/e.F.f")) is not None
+        await hear(root, subscription, "put(note, '{1}')", {("put", NOTE)})
+        assert source.told <= 2
 
 
 @LINUX

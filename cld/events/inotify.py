@@ -13,7 +13,6 @@ appear, to go, and to be moved away with a folder above it.
 import asyncio
 import logging
 import os
-import threading
 from collections.abc import Generator, Iterator
 from contextlib import aclosing, closing
 from pathlib import Path
@@ -58,8 +57,6 @@ class InotifySource:
         self._prefixes = Prefixes()
         self._top = Node(ROOT)
         self._nodes: dict[int, Node] = {}
-        # Held from adding a watch in the thread until its node is known here: an event may come between.
-        self._adding = threading.Lock()
         self._changing = anyio.Lock()
         self._stale: dict[URI, None] = {}
         self._some_stale = asyncio.Event()
@@ -109,11 +106,8 @@ class InotifySource:
                 log.info("events: the system's queue overflowed; everything watched is scanned")
                 self._make_stale(ROOT)
                 continue
-            node = self._nodes.get(raw.wd)
-            if node is None:
-                with self._adding:
-                    node = self._nodes.get(raw.wd)
-            if node is not None:
+            # Unknown is a folder watched no longer, or added this instant: that one is listed only after.
+            if (node := self._nodes.get(raw.wd)) is not None:
                 self._happened(node, raw)
 
     def _happened(self, node: Node, raw: Raw) -> None:
@@ -265,9 +259,8 @@ class InotifySource:
     def _claim(self, node: Node, folder: int) -> bool:
         """Watch the folder as `node`; whether that could be done."""
         try:
-            with self._adding:
-                wd = self._kernel.add(folder)
-                self._nodes[wd] = node
+            wd = self._kernel.add(folder)
+            self._nodes[wd] = node
         except OSError as error:
             self._lose(node, error)
             return False
