@@ -39,15 +39,18 @@ def cld(
 
 
 class Pty:
-    """`cld` on a terminal of its own."""
+    """`cld`, or another program, on a terminal of its own."""
 
-    def __init__(self, args: Sequence[str], cwd: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, args: Sequence[str], cwd: Path, env: Mapping[str, str] | None = None, program: str | None = None
+    ) -> None:
+        argv = command(*args) if program is None else [program, *args]
         self.seen = b""
         self._pid, self._master = os.forkpty()
         if self._pid == 0:
             try:
                 os.chdir(cwd)
-                os.execve(sys.executable, command(*args), environment(cwd, env))
+                os.execve(argv[0], argv, environment(cwd, env))
             finally:
                 os._exit(127)
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, cast
 
 from cld.cli.arguments import parser
-from cld.cli.exits import BROKEN_PIPE, INTERRUPTED, exit_code
+from cld.cli.exits import BROKEN_PIPE, ERROR, INTERRUPTED, OK, exit_code
 from cld.cli.terminal import Terminal, standard_terminal
 from cld.config import Settings, load_settings
 from cld.errors import ApprovalRequired, CldError
@@ -47,15 +47,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Errors in the arguments come before the arguments are known.
     terminal = standard_terminal(json="--json" in argv, human=False, color=True, environment=os.environ)
     try:
-        arguments = parser().parse_args(argv)
+        arguments = _parsed(argv, terminal)
         terminal = standard_terminal(
-            json=arguments.json, human=arguments.human, color=not arguments.no_color, environment=os.environ
+            json=arguments.json,
+            # The tour is a story; it is told to people also where they read it later.
+            human=arguments.human or (arguments.command == "tour" and not arguments.json),
+            color=not arguments.no_color,
+            environment=os.environ,
         )
         code = _run(arguments, terminal)
         terminal.flush()
         return code
     except BaseException as raised:
         return _ended(_innermost(raised), raised, terminal)
+
+
+def _parsed(argv: Sequence[str], terminal: Terminal) -> Namespace:
+    try:
+        return parser().parse_args(argv)
+    except SystemExit:  # --help and --version, printed but perhaps not yet written
+        terminal.flush()
+        raise
 
 
 def _run(arguments: Namespace, terminal: Terminal) -> int:
@@ -81,9 +93,10 @@ def _ended(error: BaseException, raised: BaseException, terminal: Terminal) -> i
     """The exit code of a command that ended with `error`, told to the person; what is no such end goes on up."""
     match error:
         case BrokenPipeError():
-            # Nobody reads any more: the interpreter must not try to flush the rest at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_output()
             return BROKEN_PIPE
+        case SystemExit():
+            return OK
         case KeyboardInterrupt():
             return INTERRUPTED
         case CldError():
@@ -92,8 +105,18 @@ def _ended(error: BaseException, raised: BaseException, terminal: Terminal) -> i
             if isinstance(error, ApprovalRequired) and not terminal.can_ask and not terminal.json_errors:
                 terminal.note("run it on a terminal to be asked; --yes does not stand for an approval")
             return exit_code(error)
+        case OSError():
+            # A full disk under standard output is not worth a traceback.
+            _drop_output()
+            terminal.error(str(error), "os_error", {})
+            return ERROR
         case _:
             raise raised
+
+
+def _drop_output() -> None:
+    """Keep the interpreter from failing once more when it flushes at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _innermost(error: BaseException) -> BaseException:

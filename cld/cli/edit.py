@@ -2,6 +2,8 @@
 
 import os
 import shlex
+import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -36,27 +38,30 @@ async def edit(
     file = folder / ("content.md" if as_text else "content.json")
     before = _to_bytes(content, as_text)
     file.write_bytes(before)
-    kept = False
     try:
         while True:
             _run_editor(file)
             data = file.read_bytes()
             if data == before:
-                return None
+                stored = None
+                break
             try:
-                return await save(_to_content(data, content, as_text, file))
+                stored = await save(_to_content(data, content, as_text, file))
+                break
             except CldError as error:
-                if terminal.can_ask:
-                    terminal.error(str(error), error.code, error.details())
-                    if terminal.confirm("edit again?"):
-                        continue
-                kept = True
-                terminal.note(f"what you wrote is kept in {file}")
-                raise
-    finally:
-        if not kept:
-            file.unlink(missing_ok=True)
+                if not terminal.can_ask:
+                    raise
+                terminal.error(str(error), error.code, error.details())
+                if not terminal.confirm("edit again?"):
+                    raise
+    except BaseException:  # an interrupt too must not cost what was written
+        if file.exists() and file.read_bytes() != before:
+            terminal.note(f"what you wrote is kept in {file}")
+        else:
             _remove(folder)
+        raise
+    _remove(folder)
+    return stored
 
 
 def _to_bytes(content: dict[str, Any], as_text: bool) -> bytes:
@@ -76,16 +81,23 @@ def _to_content(data: bytes, content: dict[str, Any], as_text: bool, file: Path)
 
 def _run_editor(file: Path) -> None:
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
+    # Ctrl-C in the editor is the editor's: it must not end this process, which holds the way back.
+    # A handler and not SIG_IGN, because the editor would inherit that.
+    interrupted = signal.signal(signal.SIGINT, _ignore)
     try:
         # Blocks on purpose: nothing else runs while the person writes.
         done = subprocess.run([*shlex.split(editor), str(file)], check=False)  # noqa: S603 - the person's own editor
     except (OSError, ValueError) as error:
         raise ConfigError(f"the editor {editor!r} cannot be started: {error}; set VISUAL or EDITOR") from error
+    finally:
+        signal.signal(signal.SIGINT, interrupted)
     if done.returncode != 0:
         raise ConfigError(f"the editor {editor!r} ended with {done.returncode}; nothing was changed")
 
 
+def _ignore(number: int, frame: object) -> None:
+    """A signal that somebody else answers."""
+
+
 def _remove(folder: Path) -> None:
-    for left in folder.iterdir():  # editors leave backups
-        left.unlink()
-    folder.rmdir()
+    shutil.rmtree(folder, ignore_errors=True)  # editors leave backups beside the file

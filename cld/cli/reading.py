@@ -6,12 +6,11 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from cld.cli.exits import OK
-from cld.cli.session import named_version, store
+from cld.cli.session import existing, named_version, store
 from cld.cli.terminal import Terminal, safe_line
 from cld.config import Settings
 from cld.errors import InvalidArgument
 from cld.guard import Entry, GuardedStore
-from cld.runtime import Runtime
 from cld.store import MAX_LIMIT, Stored
 from cld.uri import URI
 
@@ -19,7 +18,7 @@ from cld.uri import URI
 async def get(arguments: Namespace, settings: Settings, terminal: Terminal) -> int:
     """Print a resource, its content, or its text."""
     uri: URI = arguments.uri
-    async with Runtime.open(settings) as runtime:
+    async with existing(settings) as runtime:
         reader = store(runtime, "resource_get", uri=uri, version=arguments.at)
         version = None if arguments.at is None else await named_version(reader, uri, arguments.at)
         stored = await reader.get(uri, version)
@@ -39,7 +38,7 @@ async def get(arguments: Namespace, settings: Settings, terminal: Terminal) -> i
 
 async def ls(arguments: Namespace, settings: Settings, terminal: Terminal) -> int:
     """Print resources below a prefix, one a line."""
-    async with Runtime.open(settings) as runtime:
+    async with existing(settings) as runtime:
         reader = store(runtime, "resource_list", prefix=arguments.prefix, type=arguments.type, depth=arguments.depth)
         async for entry in entries(reader, arguments.prefix, arguments.type, arguments.depth, arguments.limit):
             if terminal.human:

@@ -4,11 +4,15 @@ A command names the MCP tool that does the same, with the same arguments, so tha
 hold on the command line as they do for hosts.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+from anyio import Path
+
 from cld.cli.terminal import Terminal
-from cld.errors import ApprovalRequired, InvalidArgument, ResourceNotFound
+from cld.config import Settings
+from cld.errors import ApprovalRequired, ConfigError, InvalidArgument, ResourceNotFound
 from cld.guard import GuardedStore
 from cld.policy import Context
 from cld.runtime import Runtime
@@ -22,6 +26,19 @@ T = TypeVar("T")
 _FULL = 32
 _SHORTEST = 4
 _HEX = frozenset("0123456789abcdef")
+
+
+@asynccontextmanager
+async def existing(settings: Settings) -> AsyncGenerator[Runtime]:
+    """The runtime over a tree that is there; looking at nothing must not make something.
+
+    Raises:
+        ConfigError: there is no tree.
+    """
+    if settings.is_local and not await Path(settings.root_path).is_dir():
+        raise ConfigError(f"there is no tree at {settings.root_path}; give --root, or begin one with cld put")
+    async with Runtime.open(settings) as runtime:
+        yield runtime
 
 
 def context(tool: str, arguments: Mapping[str, Any]) -> Context:

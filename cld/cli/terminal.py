@@ -5,7 +5,9 @@ text from a resource reaches a terminal with control characters in it. Knows no 
 """
 
 import re
+import signal
 import sys
+import textwrap
 from collections.abc import Mapping
 from typing import Any, TextIO
 
@@ -97,13 +99,15 @@ class Terminal:
         self._err.flush()
 
     def error(self, message: str, code: str, details: Mapping[str, Any]) -> None:
-        """Say what went wrong in one line on standard error, or as a JSON object."""
+        """Say what went wrong on standard error, as a JSON object or a line; where a message has several
+        (a compiler's), the further ones are indented, so that none can pass for a line of ours.
+        """
         if self.json_errors:
             body = {"error": {"code": code, "message": message, **details}}
             self._err.write(msgspec.json.encode(body).decode() + "\n")
         else:
             label = _styled("error:", ("bold", "red")) if self._err_color else "error:"
-            self._err.write(f"{label} {safe_line(message)}\n")
+            self._err.write(f"{label} {textwrap.indent(safe(message), '  ').strip()}\n")
         self._err.flush()
 
     def confirm(self, question: str) -> bool:
@@ -114,7 +118,12 @@ class Terminal:
         self._out.flush()
         self._err.write(f"{safe_line(question)} [y/N] ")
         self._err.flush()
-        return self._stdin.readline().strip().lower() in ("y", "yes")
+        # An event loop answers the first Ctrl-C by cancelling its task, which a read that blocks never notices.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            return self._stdin.readline().strip().lower() in ("y", "yes")
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
 def standard_terminal(*, json: bool, human: bool, color: bool, environment: Mapping[str, str]) -> Terminal:

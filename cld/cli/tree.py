@@ -5,11 +5,10 @@ from typing import Any
 
 from cld.cli.exits import OK
 from cld.cli.reading import entries
-from cld.cli.session import store
+from cld.cli.session import existing, store
 from cld.cli.terminal import Terminal, safe_line
 from cld.config import Settings
 from cld.guard import Entry
-from cld.runtime import Runtime
 from cld.uri import ROOT, URI, elements_of
 
 _MOST = 1000  # what a person can still look at; --limit says otherwise
@@ -30,7 +29,7 @@ async def tree(arguments: Namespace, settings: Settings, terminal: Terminal) -> 
     limit: int = arguments.limit or _MOST
     root = Branch(prefix)
     count = 0
-    async with Runtime.open(settings) as runtime:
+    async with existing(settings) as runtime:
         reader = store(runtime, "resource_list", prefix=prefix, type=arguments.type, depth=arguments.depth)
         skip = len(elements_of(prefix))
         more = False
@@ -39,30 +38,32 @@ async def tree(arguments: Namespace, settings: Settings, terminal: Terminal) -> 
             if count == limit:
                 more = True
                 break
-            _place(root, entry, skip)
+            place(root, entry, skip)
             count += 1
     if not terminal.human:
         terminal.document({"prefix": prefix, "below": _documents(root, prefix), "more": more})
         return OK
     terminal.line(terminal.style(prefix, "bold"))
-    _draw(root, "", terminal)
+    draw(root, "", terminal)
     shown = f"{count} resource{'' if count == 1 else 's'}"
     terminal.line(terminal.style(f"{shown}, and more; --limit shows more of them" if more else shown, "dim"))
     return OK
 
 
-def _place(root: Branch, entry: Entry, skip: int) -> None:
+def place(root: Branch, entry: Entry, skip: int) -> None:
+    """Put the entry where it belongs below `root`, which has `skip` elements."""
     at = root
     for element in elements_of(entry.uri)[skip:]:
         at = at.below.setdefault(element, Branch(element))
     at.entry = entry
 
 
-def _draw(branch: Branch, indent: str, terminal: Terminal) -> None:
+def draw(branch: Branch, indent: str, terminal: Terminal) -> None:
+    """Write what is below `branch`, a line each."""
     for index, child in enumerate(branch.below.values()):
         last = index == len(branch.below) - 1
         terminal.line(terminal.style(indent + ("└── " if last else "├── "), "dim") + _label(child, terminal))
-        _draw(child, indent + ("    " if last else "│   "), terminal)
+        draw(child, indent + ("    " if last else "│   "), terminal)
 
 
 def _label(branch: Branch, terminal: Terminal) -> str:

@@ -8,18 +8,17 @@ import msgspec
 
 from cld.cli.exits import OK
 from cld.cli.reading import minute
-from cld.cli.session import context, named_version, store, with_approval
+from cld.cli.session import context, existing, named_version, store, with_approval
 from cld.cli.terminal import Terminal, safe_line
 from cld.config import Settings
 from cld.errors import InvalidArgument
-from cld.runtime import Runtime
 from cld.store import ANY_VERSION, Revision, Stored
 from cld.uri import URI
 
 
 async def history(arguments: Namespace, settings: Settings, terminal: Terminal) -> int:
     """Print every kept version, newest first."""
-    async with Runtime.open(settings) as runtime:
+    async with existing(settings) as runtime:
         found = await store(runtime, "resource_history", uri=arguments.uri).history(arguments.uri)
     for one in found:
         if terminal.human:
@@ -32,7 +31,7 @@ async def history(arguments: Namespace, settings: Settings, terminal: Terminal) 
 async def diff(arguments: Namespace, settings: Settings, terminal: Terminal) -> int:
     """Print a unified diff of meta and content between two versions."""
     uri: URI = arguments.uri
-    async with Runtime.open(settings) as runtime:
+    async with existing(settings) as runtime:
         reader = store(runtime, "resource_history", uri=uri)
         if arguments.old is None:
             kept = await reader.history(uri)
@@ -58,7 +57,7 @@ async def restore(arguments: Namespace, settings: Settings, terminal: Terminal) 
     Without --if-version the version that is there when the command starts must still be there.
     """
     uri: URI = arguments.uri
-    async with Runtime.open(settings) as runtime:
+    async with existing(settings) as runtime:
         reader = store(runtime, "resource_history", uri=uri)
         version = await named_version(reader, uri, arguments.version)
         expected: str | None = arguments.if_version

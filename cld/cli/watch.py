@@ -3,11 +3,10 @@
 from argparse import Namespace
 
 from cld.cli.exits import ERROR, OK
-from cld.cli.session import store
+from cld.cli.session import existing, store
 from cld.cli.terminal import Terminal, safe_line
 from cld.config import Settings
 from cld.events import Change, Event
-from cld.runtime import Runtime
 
 _STYLE = {"put": "green", "delete": "red"}
 
@@ -20,7 +19,7 @@ async def watch(arguments: Namespace, settings: Settings, terminal: Terminal) ->
     types: frozenset[str] | None = frozenset(arguments.type) if arguments.type else None
     changes: frozenset[Change] | None = frozenset((arguments.change,)) if arguments.change else None
     seen = 0
-    async with Runtime.open(settings) as runtime:
+    async with existing(settings) as runtime:
         reader = store(runtime, "events_wait", prefix=arguments.prefix)
         async with runtime.hear(reader, arguments.prefix, types, changes) as heard:
             terminal.note(f"watching {arguments.prefix}; Ctrl-C ends")

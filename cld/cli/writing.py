@@ -10,7 +10,7 @@ import msgspec
 from cld.cli.content import parse_content
 from cld.cli.edit import edit
 from cld.cli.exits import ERROR, OK
-from cld.cli.session import context, named_version, store, with_approval
+from cld.cli.session import context, existing, named_version, store, with_approval
 from cld.cli.terminal import Terminal
 from cld.cli.versions import summary
 from cld.config import Settings
@@ -42,7 +42,7 @@ async def put(arguments: Namespace, settings: Settings, terminal: Terminal) -> i
 async def rm(arguments: Namespace, settings: Settings, terminal: Terminal) -> int:
     """Delete a resource, and with --recursive all below it, once the person agrees or said --yes."""
     uri: URI = arguments.uri
-    async with Runtime.open(settings) as runtime:
+    async with existing(settings) as runtime:
         expected: str | None = arguments.if_version
         if expected is not None:
             expected = await named_version(store(runtime, "resource_get", uri=uri), uri, expected)

@@ -1,0 +1,58 @@
+"""The tour really does what it tells, on a tree that keeps everything else, and says so when it cannot."""
+
+import json
+from pathlib import Path
+
+from cli_process import Pty, cld
+
+TOUR = "cld:cld.Namespace.tour"
+
+
+def test_the_tour_runs_again_and_again_and_keeps_to_its_namespace(tmp_path: Path) -> None:
+    assert cld("put", "cld:common.Text.mine", '{"text": "mine"}', cwd=tmp_path).returncode == 0
+    root = tmp_path / "resources"
+    mine = (root / "cld:common.Text.mine.json").read_bytes()
+    for _ in range(2):
+        done = cld("tour", "--json", cwd=tmp_path)
+        assert done.returncode == 0, done
+        told = [json.loads(line) for line in done.stdout.splitlines()]
+        assert [line["step"] for line in told if "title" in line] == list(range(1, 12))
+        assert {path.name for path in root.iterdir()} == {
+            ".cld",
+            "cld:common.Text.mine.json",
+            f"{TOUR}.json",
+            TOUR,
+        }
+        assert (root / "cld:common.Text.mine.json").read_bytes() == mine
+    said = " ".join(line["said"] for line in told if "said" in line)
+    for fact in ("get it again and repeat the change", "may not write", "answered no: it is still there"):
+        assert fact in said
+    assert {path.name for path in tmp_path.iterdir()} == {".cache", "resources"}
+
+
+def test_the_tour_reads_well_on_a_terminal_and_shows_the_readers_host(tmp_path: Path) -> None:
+    (tmp_path / ".config/zed").mkdir(parents=True)
+    code, seen = Pty(("tour", "tree"), tmp_path).end()
+    text = seen.decode()
+    assert code == 0, text
+    assert "\x1b[1m1. Start the server, as a host does" in text
+    assert "Connect your host (Zed)" in text
+    assert '"context_servers"' in text
+    assert f"--root {tmp_path / 'tree'}" in text
+    told = text[: text.index("11. ")].splitlines()
+    assert all(len(line) < 130 for line in told if len(line.split()) > 2 and "$" not in line and "cld " not in line)
+
+
+def test_a_step_that_fails_ends_the_tour_with_its_number(tmp_path: Path) -> None:
+    policies = tmp_path / "policies"
+    policies.mkdir()
+    done = cld("tour", cwd=tmp_path)
+    assert done.returncode == 1
+    assert b"error: step 1" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_tour_without_a_folder_is_refused(tmp_path: Path) -> None:
+    done = cld("tour", "memory://tree", cwd=tmp_path)
+    assert done.returncode == 2
+    assert b"needs a folder" in done.stderr
