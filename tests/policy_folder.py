@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from cld.policy.build import find_opa
-from cld.policy.cache import private_folder
 from cld.policy.rego import RegoPolicy
 from cld.principal import parse_principal
 
@@ -30,7 +29,7 @@ needs_opa = pytest.mark.skipif(
 
 
 class Folder:
-    """A copy of the shipped policies at `path`; compilers are only found when `opa` is given."""
+    """A copy of the shipped policies at `path`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path / "policies"
@@ -38,6 +37,13 @@ class Folder:
         for file in FOLDER.iterdir():
             if file.is_file():
                 shutil.copy(file, self.path / file.name)
+
+    @classmethod
+    def at(cls, path: Path) -> "Folder":
+        """The folder at `path` itself, nothing copied."""
+        folder = cls.__new__(cls)
+        folder.path = path
+        return folder
 
     def write_data(self, data: Any) -> None:
         (self.path / "data.json").write_text(json.dumps(data))
@@ -53,9 +59,3 @@ class Folder:
         for file in self.path.glob("*.rego"):
             file.unlink()
         (self.path / "authz.rego").write_text(text)
-
-
-def native_cache() -> Path:
-    folder = private_folder("wasm")
-    assert folder is not None
-    return folder

@@ -64,7 +64,7 @@ class _Line(msgspec.Struct):
     """A line of the log: `input` and `decision`, or `filter` and `allowed`."""
 
     time: str
-    input: msgspec.Raw | None = None
+    input: msgspec.Raw = msgspec.Raw()
     decision: _Answered | None = None
     filter: _Question | None = None
     allowed: list[bool] = []
@@ -178,7 +178,7 @@ def _answer(policy: RegoPolicy, question: bytes) -> tuple[bool, tuple[str, ...],
 
 def _questions(line: _Line) -> Iterator[tuple[bytes, _Answered]]:
     """The questions of a line as rules saw them, each with the answer of then."""
-    if line.input is not None and line.decision is not None:
+    if line.decision is not None:
         yield bytes(line.input), line.decision
     if (asked := line.filter) is not None:
         metas = asked.metas or [None] * len(asked.uris)

@@ -22,7 +22,7 @@ from cld.resource import timestamp
 from cld.uri import URI
 
 MAX_BYTES = 64 * 1024 * 1024
-"""A file this large is followed by another of the same day."""
+"""A file to which one process finds this much written, by its own count, is followed by another of the same day."""
 
 KEEP_DAYS = 30
 
