@@ -166,9 +166,6 @@ class Call:
 @asynccontextmanager
 async def progressing(ctx: RequestContext, doing: str) -> AsyncGenerator[None]:
     """Report progress on the request every second while the block runs, if its client asked for it."""
-    if "progressToken" not in ((ctx.params or {}).get("_meta") or {}):
-        yield
-        return
     ticks = asyncio.create_task(_tick(ctx, doing))
     try:
         yield

@@ -108,6 +108,8 @@ class Pipes:
                         self._unanswered.add(request.id)
                     return SessionMessage(request)
                 case message:
+                    if isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
+                        self._settled((message.params or {}).get("requestId"))
                     return SessionMessage(message)
 
     async def send(self, item: SessionMessage) -> None:
@@ -128,10 +130,8 @@ class Pipes:
             if self._outgoing:
                 self._flushing = asyncio.create_task(self._flush_on())
             raise
-        if isinstance(message, JSONRPCResponse | JSONRPCError) and message.id is not None:
-            self._unanswered.discard(message.id)
-            if not self._unanswered:
-                self._all_answered.set()
+        if isinstance(message, JSONRPCResponse | JSONRPCError):
+            self._settled(message.id)
 
     async def aclose(self) -> None:
         self._end()
@@ -154,6 +154,12 @@ class Pipes:
         self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
     ) -> None:
         await self.aclose()
+
+    def _settled(self, id: int | str | None) -> None:
+        """The request of that id has its answer, or will never get one."""
+        self._unanswered.discard(id)  # pyright: ignore[reportArgumentType] - None is in no set of ids
+        if not self._unanswered:
+            self._all_answered.set()
 
     def _watch(self) -> None:
         """Have `_read` called when there is something to read, unless enough waits already."""
