@@ -179,8 +179,8 @@ class Listing:
         if len(names.files) + len(names.folders) >= _REMEMBERED_FROM:
             after = os.fstat(folder)
             changed = max(after.st_mtime_ns, after.st_ctime_ns)
-            coarse = changed % 1_000_000_000 == 0
-            if _stamp(before) == _stamp(after) and changed < started - (_COARSE_TICK_NS if coarse else _TICK_NS):
+            tick = _COARSE_TICK_NS if _stamp_is_coarse(changed) else _TICK_NS
+            if _stamp(before) == _stamp(after) and changed < started - tick:
                 self._remember(after, names)
         return names
 
@@ -284,3 +284,7 @@ def _named(prefix: URI, element: str) -> str:
 
 def _stamp(facts: os.stat_result) -> tuple[int, int]:
     return facts.st_mtime_ns, facts.st_ctime_ns
+
+
+def _stamp_is_coarse(changed: int) -> bool:
+    return changed % 1_000_000_000 == 0
