@@ -128,9 +128,7 @@ def _governing(add: Add) -> None:
     replay = _command(verb, "replay", "decide a log of decisions again and show what would change")
     replay.add_argument("log", metavar="LOG", nargs="?", help="a decision log; the tree's own when left out")
     opa = _command(verb, "install-opa", "fetch the compiler of the rules")
-    opa.add_argument(
-        "--to", metavar="PATH", help="the folder to put it in, or the file; else a folder of yours"
-    )
+    opa.add_argument("--to", metavar="PATH", help="the folder to put it in, or the file; else a folder of yours")
 
 
 def _connecting(add: Add) -> None:

@@ -116,11 +116,11 @@ class Terminal:
         Only where `can_ask`.
         """
         self._out.flush()
-        self._err.write(f"{safe_line(question)} [y/N] ")
-        self._err.flush()
         # An event loop answers the first Ctrl-C by cancelling its task, which a read that blocks never notices.
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
+            self._err.write(f"{safe_line(question)} [y/N] ")
+            self._err.flush()
             return self._stdin.readline().strip().lower() in ("y", "yes")
         finally:
             signal.signal(signal.SIGINT, before)
