@@ -155,9 +155,10 @@ class Pipes:
     ) -> None:
         await self.aclose()
 
-    def _settled(self, id: int | str | None) -> None:
+    def _settled(self, id: object) -> None:
         """The request of that id has its answer, or will never get one."""
-        self._unanswered.discard(id)  # pyright: ignore[reportArgumentType] - None is in no set of ids
+        if isinstance(id, int | str):
+            self._unanswered.discard(id)
         if not self._unanswered:
             self._all_answered.set()
 
