@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -21,7 +22,7 @@ from cld.events.kernel import MOVED_FROM, MOVED_TO, OVERFLOW, Inotify
 from cld.events.subscription import Subscription
 from cld.resource import Draft, version_of
 from cld.store.local import LocalStore
-from cld.uri import ROOT, URI
+from cld.uri import ROOT, URI, is_within
 
 pytestmark = [
     pytest.mark.anyio,
@@ -427,3 +428,57 @@ async def test_the_local_store_makes_one_event_for_each_change(tmp_path: Path) -
         third = (await store.restore(A, first, by="user:a")).version
         assert await all_heard(bus, root, subscription) == [("put", A, third)]
     await store.aclose()
+
+
+async def test_whatever_writers_do_the_last_state_is_told_without_any_reconcile(root: Path) -> None:
+    program = """
+import ctypes, os, random, shutil, sys
+os.chdir(sys.argv[1])
+chance = random.Random(int(sys.argv[2]))
+libc = ctypes.CDLL(None)
+def folder(depth):
+    names = [f"{'cld:' if level == 0 else ''}a.B.n{chance.randrange(4)}" for level in range(depth)]
+    return "/".join(names) or "."
+def put(path):
+    with open(".cld/tmp/x" + sys.argv[2], "w") as file:
+        file.write(str(chance.random()))
+    return ".cld/tmp/x" + sys.argv[2], path
+for step in range(1500):
+    depth = chance.randrange(1, 5)
+    here, there = folder(depth), folder(depth)
+    try:
+        match chance.randrange(10):
+            case 0 | 1 | 2: os.makedirs(os.path.dirname(here) or ".", exist_ok=True); os.rename(*put(here + ".json"))
+            case 3: os.makedirs(here, exist_ok=True); open(here + ".json", "w").write(str(step))
+            case 4: os.remove(here + ".json")
+            case 5: os.rename(here, there)
+            case 6: os.rename(here + ".json", there + ".json")
+            case 7: libc.renameat2(-100, here.encode(), -100, there.encode(), 2)
+            case 8: libc.renameat2(-100, put("")[0].encode(), -100, (here + ".json").encode(), 2)
+            case 9 if depth > 1: shutil.rmtree(here)
+    except OSError:
+        pass
+"""
+    narrow_prefix = URI("cld:a.B.n1/a.B.n2")
+    async with watching(root) as (bus, source), bus.subscribe() as broad, bus.subscribe(narrow_prefix) as narrow:
+        async with anyio.create_task_group() as group:
+            for seed in ("1", "2"):
+                command = [sys.executable, "-I", "-S", "-c", program, str(root), seed]
+                group.start_soon(partial(anyio.run_process, command, stderr=None))
+        there = {
+            URI(path.removesuffix(".json")): version_of((root / path).read_bytes())
+            for path in (str(path.relative_to(root)) for path in root.rglob("*.json"))
+        }
+        for subscription, prefix in ((broad, ROOT), (narrow, narrow_prefix)):
+            wanted = {uri: version for uri, version in there.items() if is_within(uri, prefix)}
+            state: dict[URI, str | None] = {}
+            with anyio.move_on_after(20):
+                while {uri: version for uri, version in state.items() if version} != wanted:
+                    event = await anext(subscription)
+                    state[event.uri] = event.version
+            assert {uri: version for uri, version in state.items() if version} == wanted
+        # And the watches are those of the folders there are.
+        folders = [path for path in root.rglob("*") if path.is_dir() and ".cld" not in path.parts]
+        with anyio.fail_after(20):
+            while source.watches != 1 + len(folders):
+                await anyio.lowlevel.checkpoint()
