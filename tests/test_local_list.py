@@ -166,3 +166,41 @@ async def test_names_too_long_or_too_deep_for_a_uri_are_not_listed(tmp_path: Pat
     store = await LocalStore.open(tmp_path)
     assert await listed(store, depth=100) == [URI("cld:" + "a" * 236 + ".B.c")]
     await store.aclose()
+
+
+@pytest.mark.parametrize("is_root", [False, True])
+@pytest.mark.parametrize(
+    "stray",
+    [
+        "common.Thing.a b.json",
+        "common.Thing.a\nb.json",
+        "common.Thing.é.json",
+        "common.Thing.\udcff.json",
+        "common.Thing.a.b.json",
+        "common.Thing.json",
+        "common.Thing..json",
+        "common..a.json",
+        ".Thing.a.json",
+        "common.1Thing.a.json",
+        "common.Th-ing.a.json",
+        "common.Thing." + "x" * 129 + ".json",
+        "common.Thing.a",
+        "common.Thing.a.jso",
+        "cld:common.Thing.a.json",
+        "Xcld:common.Thing.a.json",
+        ".json",
+        "x",
+        "common.Thing_y.ok.json",
+        "Common.thing.ok-1.json",
+    ],
+)
+def test_the_fast_way_to_check_names_agrees_with_the_pattern(stray: str, is_root: bool) -> None:
+    prefix = "cld:" if is_root else ""
+    names = [f"{prefix}common.Thing.t{n:04}.json" for n in range(600)] + [f"{prefix}a.b.{n}.json" for n in range(5)]
+    for more in (stray, prefix + stray):
+        fast = module._sorted_names([*names, more], is_root=is_root)
+        slow: list[str] = []
+        for start in range(0, 606, 100):
+            slow += module._sorted_names([*names, more][start : start + 100], is_root=is_root).files
+        assert fast.files == sorted(slow)
+    assert module._all_files(names, is_root=is_root) is not None

@@ -195,14 +195,12 @@ class LocalStore:
             raise ResourceNotFound(uri)
         try:
             fd = self._open_file(self._root, uri + SUFFIX, READ)
+            try:
+                data = read_regular(fd, uri, self._max_bytes)
+            finally:
+                os.close(fd)
         except OSError as error:
             raise self._explained(error, uri) from error
-        try:
-            data = read_regular(fd, uri, self._max_bytes)
-        except OSError as error:
-            raise self._explained(error, uri) from error
-        finally:
-            os.close(fd)
         return Stored(decode(data, uri, max_bytes=self._max_bytes), version_of(data))
 
     def _explained(self, error: OSError, uri: URI) -> Exception:

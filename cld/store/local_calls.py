@@ -13,6 +13,7 @@ import sys
 _RESOLVE = 0x08 | 0x04 | 0x02 | 0x01
 _SYS_OPENAT2 = 437  # the same number on every architecture that Python runs on
 _LONGEST = 4000  # PATH_MAX is 4096 with the NUL
+_PATIENCE = 100
 _NOREPLACE = 1
 _EXCHANGE = 2
 
@@ -21,7 +22,12 @@ class _How(ctypes.Structure):
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
 
-_syscall = None
+def _missing(*_: object) -> int:
+    ctypes.set_errno(errno.ENOSYS)
+    return -1
+
+
+_syscall = _missing
 _renameat2 = None
 if sys.platform == "linux":
     _libc = ctypes.CDLL(None, use_errno=True)
@@ -32,8 +38,9 @@ if sys.platform == "linux":
     if _renameat2 is not None:
         _renameat2.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
 
-# One structure per set of flags, kept alive here because the kernel is given its address.
-_hows: dict[int, tuple[_How, int]] = {}
+# One structure per set of flags, whose address the kernel is given, and what keeps them alive.
+_hows: dict[int, int] = {}
+_kept: list[_How] = []
 
 
 def openat2(base: int, path: str, flags: int) -> int:
@@ -42,22 +49,24 @@ def openat2(base: int, path: str, flags: int) -> int:
     Raises:
         OSError: ELOOP for a link, EXDEV for what lies beyond a mount, ENOSYS where there is no openat2.
     """
-    how = _hows.get(flags)
-    if how is None:
-        made = _How(flags | os.O_CLOEXEC, 0, _RESOLVE)
-        how = _hows[flags] = (made, ctypes.addressof(made))
-    if _syscall is None:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    how = _hows.get(flags) or _how(flags)
     if len(path) > _LONGEST:
         return _open_long(base, path, flags)
-    fd = _syscall(_SYS_OPENAT2, base, path.encode(), how[1], 24)
-    while fd < 0:
-        code = ctypes.get_errno()
+    for _ in range(_PATIENCE):
+        fd = _syscall(_SYS_OPENAT2, base, path.encode(), how, 24)
+        if fd >= 0:
+            return fd
         # EAGAIN: something was renamed meanwhile and the kernel could not be certain; EINTR: a signal.
-        if code not in (errno.EAGAIN, errno.EINTR):
+        if (code := ctypes.get_errno()) not in (errno.EAGAIN, errno.EINTR):
             raise OSError(code, os.strerror(code), path)
-        fd = _syscall(_SYS_OPENAT2, base, path.encode(), how[1], 24)
-    return fd
+    raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
+
+
+def _how(flags: int) -> int:
+    made = _How(flags | os.O_CLOEXEC, 0, _RESOLVE)
+    _kept.append(made)
+    _hows[flags] = ctypes.addressof(made)
+    return _hows[flags]
 
 
 def _open_long(base: int, path: str, flags: int) -> int:

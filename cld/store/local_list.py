@@ -14,6 +14,7 @@ from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from dataclasses import dataclass
 from threading import Lock
+from typing import cast
 
 from cld.errors import InvalidArgument, InvalidURI
 from cld.store import MAX_LIMIT, Page
@@ -231,6 +232,8 @@ def _checked(prefix: URI, type: str | None, depth: int, cursor: str | None, limi
 
 def _sorted_names(names: list[str], *, is_root: bool) -> Names:
     """The valid elements among the names in a folder."""
+    if len(names) >= _REMEMBERED_FROM and (files := _all_files(names, is_root=is_root)) is not None:
+        return Names(files, [])
     if is_root:
         names = [name[4:] for name in names if name.startswith("cld:")]
     match = _ELEMENT.fullmatch
@@ -243,6 +246,39 @@ def _sorted_names(names: list[str], *, is_root: bool) -> Names:
     return Names(files, folders)
 
 
+def _all_files(names: list[str], *, is_root: bool) -> list[str] | None:
+    """The sorted elements where every name is the file of one, else None: what `_sorted_names` finds, faster.
+
+    Matching a pattern costs as much as reading the name from the disk. In one text of all names, taken
+    apart again once sorted by type, the same is found in a few passes that run in C.
+    """
+    text = "\0" + "\0".join(names) + "\0"
+    size = len(text)
+    text = text.replace(".json\0", "\0")
+    if is_root:
+        text = text.replace("\0cld:", "\0")
+    # What was left out says how often: names hold no NUL, so each has what it must or one has not.
+    if size - len(text) != len(names) * (9 if is_root else 5):
+        return None
+    # Names come from the file system: whatever is in them, also what is no text, has to be looked for.
+    if text.count(".") != 2 * len(names) or not text.isascii() or text.encode().translate(None, _ALLOWED):
+        return None
+    files = text[1:-1].split("\0")
+    files.sort()
+    at = 0
+    while at < len(files):
+        type = files[at].rpartition(".")[0]
+        end = bisect_left(files, f"{type}/", at)  # '/' follows '.'
+        # All in between begin with the type and a dot, hence have no dot more; what is left is the id.
+        if not is_type(type) or len(files[at]) < len(type) + 2 or len(max(files[at:end], key=len)) > len(type) + 129:
+            return None
+        at = end
+    return files
+
+
+_ALLOWED = b"\0-._" + b"".join(bytes(range(*ends)) for ends in ((48, 58), (65, 91), (97, 123)))
+
+
 def _take(files: list[str], first: str, start: str, type: str | None, found: list[URI], limit: int) -> None:
     low = bisect_right(files, first) if first else 0
     high = len(files)
@@ -252,8 +288,10 @@ def _take(files: list[str], first: str, start: str, type: str | None, found: lis
         high = bisect_left(files, f"{type}/")
     while low < high and len(found) < limit:
         end = min(high, low + limit - len(found))
-        for element in files[low:end]:
-            _append(found, start + element)
+        texts = [start + element for element in files[low:end]]
+        if len(max(texts, key=len)) > _SHORT:
+            texts = [text for text in texts if why_not(text) is None]
+        found += cast("list[URI]", texts)
         low = end
 
 

@@ -27,6 +27,7 @@ Open = Callable[[int, str, int], int]
 # O_NONBLOCK keeps a FIFO or a device from blocking the open; on regular files it means nothing.
 READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 FOLDER = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY
+_TYPE = 0o170000
 ENTRY = getattr(os, "O_PATH", os.O_RDONLY) | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -180,6 +181,14 @@ class Layout:
 def read_regular(fd: int, uri: URI, max_bytes: int) -> bytes:
     """All bytes of an open file, refused as in `Layout.read`."""
     facts = os.fstat(fd)
+    size = facts.st_size
+    # The usual case in as few steps as can be: every read of the store goes through here.
+    if facts.st_mode & _TYPE == stat.S_IFREG and facts.st_nlink < 2 and size <= max_bytes:
+        # One byte more than it should have tells a file that is growing.
+        data = os.read(fd, size + 1)
+        if len(data) == size:
+            return data
+        return _read_on(fd, data, uri, max_bytes)
     if not stat.S_ISREG(facts.st_mode):
         raise InvalidResource(f"the file of {uri} is {kind_of(facts.st_mode)}, not a regular file; remove it")
     if facts.st_nlink > 1:
@@ -187,18 +196,20 @@ def read_regular(fd: int, uri: URI, max_bytes: int) -> bytes:
             f"the file of {uri} has {facts.st_nlink} hard links, so it may be a file from outside the tree; "
             "replace it by a copy"
         )
-    size = facts.st_size
-    if size <= max_bytes:
-        # One byte more than it should have tells a file that is growing.
-        data = os.read(fd, size + 1)
-        if len(data) == size:
-            return data
-        while len(data) <= max_bytes and (more := os.read(fd, max_bytes + 1 - len(data))):
-            data += more
-        size = len(data)
-        if size <= max_bytes:
-            return data
-    raise InvalidResource(f"{uri} has {size} bytes; at most {max_bytes} are allowed (limits.body_bytes)")
+    raise _too_large(uri, size, max_bytes)
+
+
+def _read_on(fd: int, data: bytes, uri: URI, max_bytes: int) -> bytes:
+    """The whole of a file that is being written in place, or was cut, as far as it is there now."""
+    while len(data) <= max_bytes and (more := os.read(fd, max_bytes + 1 - len(data))):
+        data += more
+    if len(data) > max_bytes:
+        raise _too_large(uri, len(data), max_bytes)
+    return data
+
+
+def _too_large(uri: URI, size: int, max_bytes: int) -> InvalidResource:
+    return InvalidResource(f"{uri} has {size} bytes; at most {max_bytes} are allowed (limits.body_bytes)")
 
 
 class HardLinked(InvalidResource):
