@@ -1,6 +1,7 @@
 """The format of data.json: what is misspelt is refused, because a deny misspelt denies nothing."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -19,6 +20,15 @@ def refused(data: Any, words: str) -> None:
 
 def test_what_ships_fits() -> None:
     assert check_data((FOLDER / "data.json").read_bytes()).members == {"user:local": ["owner"]}
+
+
+def test_the_examples_of_the_manual_fit() -> None:
+    manual = (FOLDER.parent / "docs" / "policy.md").read_text()
+    examples = re.findall(r"```json\n(.*?)```", manual, re.DOTALL)
+    examples += re.findall(r'`("\w+": \{.*?\})`(?=[.\n])', manual)
+    assert len(examples) >= 12
+    for example in examples:
+        check_data(b"{" + example.encode() + b"}")
 
 
 def test_every_key_may_be_left_out_and_comments_are_anywhere() -> None:
