@@ -21,7 +21,8 @@ from cld.uri import ROOT, URI
 Change = Literal["put", "delete"]
 
 
-class Event(msgspec.Struct, frozen=True):
+# gc=False, here and below: they hold texts only, and a burst makes so many that a collection would be felt.
+class Event(msgspec.Struct, frozen=True, gc=False):
     """Resource `uri` was put (appeared or changed; `version` is what it has now) or deleted.
 
     `version` is None for a delete, and for a put whose file cannot be read or is too large.
@@ -36,13 +37,13 @@ class Event(msgspec.Struct, frozen=True):
     id: str
 
 
-class Dirty(msgspec.Struct, frozen=True):
+class Dirty(msgspec.Struct, frozen=True, gc=False):
     """A source's word that something below (or at) `prefix` may have changed unseen: scan it."""
 
     prefix: URI = ROOT
 
 
-class Touched(msgspec.Struct, frozen=True):
+class Touched(msgspec.Struct, frozen=True, gc=False):
     """A source's word that the file of `uri` appeared, changed or went."""
 
     uri: URI
@@ -90,7 +91,7 @@ UNTRUSTED = bytes(8)
 """The stamp of what may have changed again without its stamp showing it: always look."""
 
 
-class Look(msgspec.Struct, frozen=True):
+class Look(msgspec.Struct, frozen=True, gc=False):
     """What is there: `stamp` (8 bytes) changes when the file does, `version` None if it cannot be read."""
 
     stamp: bytes

@@ -26,8 +26,8 @@ _EXCL_UNLINK = 0x04000000
 MASK = CREATE | MOVED_TO | MOVED_FROM | DELETE | CLOSE_WRITE | SELF | _ONLYDIR | _EXCL_UNLINK
 
 _HEAD = struct.Struct("iIII")
-# Some 1,000 events, a few milliseconds of work; what is more is read in the next round of the loop.
-_READ_BYTES = 64 * 1024
+# Some 500 events, a few milliseconds of work; what is more is read in the next round of the loop.
+_READ_BYTES = 32 * 1024
 
 
 class Raw(NamedTuple):

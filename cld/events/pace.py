@@ -10,7 +10,7 @@ import anyio.to_thread
 
 T = TypeVar("T")
 
-SLICE_SECONDS = 0.004
+SLICE_SECONDS = 0.002
 """How long work on the event loop goes on before it lets others in."""
 
 THREAD_SECONDS = 0.02
