@@ -2,6 +2,8 @@
 
 import gc
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -225,6 +227,36 @@ def test_rules_that_do_not_hold_never_replace_those_that_do(
     assert words in policy.problems()[0]
     assert (folder.path / "policy.wasm").read_bytes() == wasm
     assert not reads(folder.open(opa=opa, on_error="deny_all"))
+
+
+OPEN = """
+import sys
+from pathlib import Path
+from cld.policy.rego import RegoPolicy
+policy = RegoPolicy.open(Path(sys.argv[1]), opa=sys.argv[2])
+print(policy.revision, policy.problems())
+"""
+
+
+@needs_opa
+def test_several_processes_that_start_after_an_edit_agree(folder: Folder, opa: str) -> None:
+    (folder.path / "extra.rego").write_text("package cld.extra\n\np := 1\n")
+    command = [sys.executable, "-c", OPEN, str(folder.path), opa]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [process.communicate(timeout=60)[0] for process in started]
+    assert len(set(said)) == 1, said
+    assert said[0].endswith("()\n")
+    assert folder.open().problems() == ()
+
+
+@needs_opa
+def test_rules_half_written_by_a_process_that_died_are_made_again(folder: Folder, opa: str) -> None:
+    wasm = folder.path / "policy.wasm"
+    good = wasm.read_bytes()
+    wasm.write_bytes(good[:1000])
+    assert not reads(folder.open())
+    assert reads(folder.open(opa=opa))
+    assert wasm.read_bytes() == good
 
 
 @needs_opa
