@@ -11,6 +11,7 @@ import ipaddress
 import logging
 import os
 import secrets
+import signal
 import socket
 from collections.abc import Awaitable, Callable, Generator
 from pathlib import Path
@@ -72,8 +73,32 @@ async def serve_http(runtime: Runtime, host: str, port: int) -> None:
             verify = verifier.verify
         app = http_app(Application(runtime, identity_of), verify, security(host, auth), _body_limit(runtime.settings))
         config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_SECONDS)
-        log.warning("listening on http://%s:%d%s", f"[{host}]" if ":" in host else host, bound_port, PATH)
-        await uvicorn.Server(config).serve(sockets=[listening])
+        url = f"http://{f'[{host}]' if ':' in host else host}:{bound_port}{PATH}"
+        await _Server(config, url).serve(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, which on a signal ends by returning: raising it again would skip what is left to close.
+
+    Says where it listens once it does, and signals are heeded.
+    """
+
+    def __init__(self, config: uvicorn.Config, url: str) -> None:
+        super().__init__(config)
+        self._url = url
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        log.warning("listening on %s", self._url)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def http_app(

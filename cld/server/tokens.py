@@ -123,9 +123,10 @@ class TokenVerifier:
                 leeway=LEEWAY_SECONDS,
                 options={"require": ["exp", "aud", claim, *(["iss"] if self._settings.issuer else [])]},
             )
-        except jwt.PyJWTError as error:
+            return self._identity(claims)
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as error:
+            # PyJWT lets through what its parts raise at some malformed tokens.
             raise InvalidToken(f"{type(error).__name__}: {error}") from error
-        return self._identity(claims)
 
     def _identity(self, claims: Mapping[str, Any]) -> Identity:
         name = claims[self._settings.principal_claim]

@@ -45,7 +45,8 @@ class Tools:
         given = params.arguments or {}
         read, misfit = _read(tool, given)
         principal = self._access.principal_of(ctx)
-        context = self._access.context(ctx, tool.name, _canonical(given, read))
+        # Arguments that do not fit never reach the rules.
+        context = self._access.context(ctx, tool.name, _canonical(given, read) if misfit is None else {})
         try:
             decision = self._access.runtime.guard(principal).decide("call", tool.uri, context)
             if not decision.allow:
