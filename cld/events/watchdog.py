@@ -2,14 +2,15 @@
 
 The root is watched without what is below, and each folder in it that leads to a prefix is watched with
 all below: the reserved folder is left out, and no two watches overlap, which FSEvents does not bear.
-What the library does not tell (an overflow is a line in its log, a lost root nothing) is found by a
-cheap check of the root every `poll_seconds`, and otherwise by the slow reconcile.
+What the library does not tell is found otherwise: an overflow is a line in its log, which is listened to;
+a lost root is nothing, so the root is checked every `poll_seconds`; the rest is for the slow reconcile.
 """
 
 import asyncio
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,18 @@ if TYPE_CHECKING:
     from watchdog.observers.api import BaseObserver, ObservedWatch
 
 log = logging.getLogger(__name__)
+
+
+class _Overflows(logging.Handler):
+    """Hears in the library's log, in one of its threads, that events were lost: it says so nowhere else."""
+
+    def __init__(self, tell: Callable[[], None]) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "overflow" in record.getMessage():
+            self._tell()
 
 
 class WatchdogSource:
@@ -65,6 +78,8 @@ class WatchdogSource:
         self._renewed: set[str] = set()
         self._changing = anyio.Lock()
         self._look_again = asyncio.Event()
+        self._overflows = _Overflows(self._lost_some)
+        self._lost = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._notify: Notify | None = None
@@ -73,6 +88,7 @@ class WatchdogSource:
         self._notify = notify
         self._loop = asyncio.get_running_loop()
         self._observer = self._observe()
+        logging.getLogger("watchdog").addHandler(self._overflows)
         self._task = asyncio.create_task(self._keep_on())
 
     async def watch(self, prefix: URI) -> None:
@@ -94,6 +110,7 @@ class WatchdogSource:
         async with self._changing:
             if (observer := self._observer) is not None:
                 self._observer = None
+                logging.getLogger("watchdog").removeHandler(self._overflows)
                 await to_thread(lambda: _stop(observer))
 
     def dispatch(self, event: "FileSystemEvent") -> None:
@@ -102,6 +119,15 @@ class WatchdogSource:
         for path in (event.src_path, event.dest_path):
             if path:
                 self._loop.call_soon_threadsafe(self._happened, os.fsdecode(path), event.is_directory)
+
+    def _lost_some(self) -> None:
+        """Take the news of an overflow, in one of the library's threads; it comes once for each watch."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._overflowed)
+
+    def _overflowed(self) -> None:
+        self._lost = True
+        self._look_again.set()
 
     def _happened(self, path: str, is_folder: bool) -> None:
         assert self._notify is not None
@@ -131,6 +157,11 @@ class WatchdogSource:
             except TimeoutError:
                 pass
             self._look_again.clear()
+            again, self._lost = self._lost, False
+            if again and self._notify is not None:
+                self._notify(Dirty(ROOT))
+                # And once the library has come to watch what it missed.
+                asyncio.get_running_loop().call_later(self._poll_seconds, self._notify, Dirty(ROOT))
             try:
                 await self._arrange()
             except Exception:  # a task boundary: the next check must come
