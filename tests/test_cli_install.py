@@ -11,7 +11,7 @@ import pytest
 from cli_process import cld, on_terminal
 
 from cld.cli.hosts import HOSTS, Machine
-from cld.cli.install import NotWritten, write_entry
+from cld.cli.install import NotWritten, replace, write_entry
 
 CURSOR = Path(".cursor/mcp.json")
 ENTRY = {"command": "/usr/bin/python", "args": ["server.py"]}
@@ -110,6 +110,14 @@ def test_a_second_change_does_not_overwrite_the_first_backup(tmp_path: Path) -> 
     second, _ = write(file)
     assert first is not None and first.read_text() == "{}"
     assert second is not None and second.read_text() == '{"a": 1}'
+
+
+def test_what_the_host_saved_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    file = tmp_path / "mcp.json"
+    file.write_text('{"saved": "meanwhile"}')
+    with pytest.raises(NotWritten, match="somebody else"):
+        replace(file, b"{}", b"ours")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("mcp.json", '{"saved": "meanwhile"}')]
 
 
 def test_an_empty_file_and_a_byte_order_mark_are_fine(tmp_path: Path) -> None:

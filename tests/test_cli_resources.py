@@ -145,6 +145,18 @@ def test_history_diff_and_restore_go_back(tmp_path: Path) -> None:
     assert ok("get", NOTE, "--at", "r2", cwd=tmp_path)["content"] == {"text": "two"}
 
 
+def test_a_name_of_several_versions_is_refused_with_all_of_them(tmp_path: Path) -> None:
+    ok("put", NOTE, '{"text": "zero"}', cwd=tmp_path)
+    version = ok("put", NOTE, '{"text": "one"}', "--if-version", "*", cwd=tmp_path)["version"]
+    file = tmp_path / f"resources/{NOTE}.json"
+    file.write_text(file.read_text().replace("one", "two"))
+    ok("put", NOTE, '{"text": "three"}', "--if-version", "*", cwd=tmp_path)
+    both = cld("get", NOTE, "--at", "r2", cwd=tmp_path)
+    assert both.returncode == 2
+    assert version[:12].encode() in both.stderr
+    assert ok("get", NOTE, "--at", version[:6], "--content", cwd=tmp_path) == {"text": "one"}
+
+
 def test_a_deleted_resource_can_be_restored(tmp_path: Path) -> None:
     version = ok("put", NOTE, '{"text": "one"}', cwd=tmp_path)["version"]
     assert ok("rm", NOTE, cwd=tmp_path) == {"uri": NOTE, "deleted": 1}

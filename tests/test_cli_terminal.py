@@ -136,6 +136,13 @@ def test_an_edit_that_is_no_json_can_be_edited_again(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.glob("cld-edit-*")] == []
 
 
+def test_an_interrupt_within_the_editor_is_the_editors(tmp_path: Path) -> None:
+    put(tmp_path)
+    editor = script(tmp_path, 'kill -INT $PPID; sed -i s/hello/goodbye/ "$1"')
+    assert cld("put", NOTE, "--edit", cwd=tmp_path, env={"EDITOR": editor}).returncode == 0
+    assert json.loads(cld("get", NOTE, "--content", cwd=tmp_path).stdout) == {"text": "goodbye"}
+
+
 def test_an_editor_that_fails_changes_nothing(tmp_path: Path) -> None:
     put(tmp_path)
     for editor in (script(tmp_path, "exit 3"), "/nowhere/editor", "'unclosed"):

@@ -107,7 +107,7 @@ def write_entry(file: Path, host: Host, name: str, entry: dict[str, Any]) -> tup
         if old is not None and new == text:
             return None, False
         data = (b"\xef\xbb\xbf" if bom else b"") + new.encode()
-        return _replace(real, old, data), True
+        return replace(real, old, data), True
     except CannotEdit as error:
         raise NotWritten(f"{file} is left as it is: {error}") from None
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
@@ -124,8 +124,12 @@ def _decode(data: bytes, file: Path) -> tuple[str, bool]:
         ) from None
 
 
-def _replace(file: Path, old: bytes | None, data: bytes) -> Path | None:
-    """Put `data` in the file's place in one step; the copy of what was there, if there was something."""
+def replace(file: Path, old: bytes | None, data: bytes) -> Path | None:
+    """Put `data` in the place of `old` in one step; the copy of what was there, if there was something.
+
+    Raises:
+        NotWritten: something else than `old` is there by now.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     fresh = file.with_name(f".{file.name}.{os.getpid()}.cld")
     mode = 0o600 if old is None else stat.S_IMODE(file.stat().st_mode)
