@@ -6,15 +6,20 @@ import shutil
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from cli_process import PROJECT, Pty, environment
 
 from cld.cli.exits import MEANINGS
 from cld.cli.hosts import HOSTS
+from cld.config import Settings, load_settings
 from cld.resource import decode
 from cld.uri import parse_uri
 
-DOCUMENTS = [PROJECT / "README.md", *(PROJECT / "docs" / f"{name}.md" for name in ("files", "hosts", "glossary"))]
+DOCUMENTS = [
+    PROJECT / "README.md",
+    *(PROJECT / "docs" / f"{name}.md" for name in ("files", "hosts", "glossary", "settings")),
+]
 FENCED = re.compile(r"(?:Add to `(?P<place>[\w.]+)`:\n\n)?```(?P<kind>\w*)\n(?P<body>.*?)```", re.DOTALL)
 
 
@@ -78,6 +83,38 @@ def test_every_host_and_its_files_are_told() -> None:
         assert f"`{host.servers_key}`" in row
         for place in (host.user, host.project):
             assert place in row
+
+
+def test_every_setting_and_its_default_are_told_and_the_example_holds(tmp_path: Path) -> None:
+    told = (PROJECT / "docs/settings.md").read_text(encoding="utf-8")
+    for name, default in settings_of(Settings()):
+        row = next((line for line in told.splitlines() if line.startswith("|") and f"| `{name}` |" in line), None)
+        if name == "root":
+            row = next(line for line in told.splitlines() if line.startswith("| `--root`"))
+        assert row is not None, name
+        assert shown(default) in [cell.strip() for cell in row.split("|")], name
+    example = next(block["body"] for block in FENCED.finditer(told) if block["kind"] == "toml")
+    (tmp_path / "cld.toml").write_text(example)
+    assert load_settings({"root": str(tmp_path / "resources")}, {}).history.keep == 100
+
+
+def settings_of(settings: msgspec.Struct, prefix: str = "") -> list[tuple[str, object]]:
+    found: list[tuple[str, object]] = []
+    for name, value in ((field, getattr(settings, field)) for field in settings.__struct_fields__):
+        if isinstance(value, msgspec.Struct):
+            found += settings_of(value, f"{prefix}{name}.")
+        else:
+            found.append((f"{prefix}{name}", value))
+    return found
+
+
+def shown(default: object) -> str:
+    """A default as the tables show it."""
+    if isinstance(default, tuple):
+        return f"`{json.dumps(default)}`"
+    if isinstance(default, str):
+        return f"`{default}`" if default else ""
+    return f"{default:g}" if isinstance(default, float) else str(default)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
