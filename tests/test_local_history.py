@@ -11,6 +11,7 @@ from store_model import A_B, ADA, A
 from cld.errors import InvalidResource, ResourceNotFound
 from cld.resource import Draft
 from cld.store import ANY_VERSION, Stored
+from cld.store import local as store_module
 from cld.store import local_history as module
 from cld.store.local import LocalStore
 from cld.uri import URI
@@ -83,6 +84,21 @@ async def test_what_was_replaced_long_ago_goes_and_what_was_current_until_lately
     findings = [finding async for finding in store.doctor()]
     assert [finding.problem for finding in findings] == ["1 versions older or more than is kept; removed"]
     assert [revision.version for revision in await store.history(A)] == [made[1].version]
+    await store.aclose()
+
+
+async def test_what_was_written_long_ago_but_replaced_lately_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await LocalStore.open(tmp_path, days=10)
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "timestamp", lambda: "2020-01-01T00:00:00.000000Z")
+        old = [await put(store, n=n) for n in range(2)]
+    new = await put(store, n=2)
+    findings = [finding async for finding in store.doctor()]
+    # The first was replaced in 2020 as well, the second only now.
+    assert [finding.fixed for finding in findings] == [True]
+    assert [revision.version for revision in await store.history(A)] == [new.version, old[1].version]
     await store.aclose()
 
 

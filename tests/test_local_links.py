@@ -226,8 +226,9 @@ async def test_no_swap_of_a_folder_for_a_link_leaks_or_writes_outside(
     await store.aclose()
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["moved", "replaced"])
 async def test_a_put_into_a_folder_that_was_moved_away_meanwhile_is_not_acknowledged(
-    root: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, monkeypatch: pytest.MonkeyPatch, again: bool
 ) -> None:
     store = await LocalStore.open(root)
     await store.put(Draft(A_B, {}), by=ADA)
@@ -238,10 +239,12 @@ async def test_a_put_into_a_folder_that_was_moved_away_meanwhile_is_not_acknowle
         if not moved:
             moved.append(True)
             os.rename(root / A, root / "cld:common.Thing.elsewhere")
+            if again:
+                os.mkdir(root / A)
         real(fd)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(StoreError, match="moved away"):
+    with pytest.raises(StoreError, match="was replaced" if again else "was moved away"):
         await store.put(Draft(URI(f"{A}/common.Thing.c"), {}), by=ADA)
     await store.aclose()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
-from store_model import ADA, A, digest
+from store_model import A_B, ADA, A, digest
 
 from cld.errors import Conflict, StoreError
 from cld.resource import Draft
@@ -16,6 +16,7 @@ from cld.store import ANY_VERSION
 from cld.store import local_calls as calls
 from cld.store.local import LocalStore
 from cld.store.local_paths import Features
+from cld.uri import URI
 
 pytestmark = pytest.mark.anyio
 
@@ -316,3 +317,43 @@ async def test_a_cancelled_put_ends_in_its_thread_and_frees_its_lock(
     assert three.resource.revision == 3
     assert nothing_left(tmp_path)
     await store.aclose()
+
+
+async def test_a_recursive_delete_waits_for_a_put_below_and_takes_it_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await LocalStore.open(tmp_path)
+    other = await LocalStore.open(tmp_path)
+    await store.put(Draft(A_B, {}), by=ADA)
+    below = URI(f"{A}/common.Thing.below")
+    reached, go = Event(), Event()
+    real = calls.rename_to_free_name
+
+    def rename(*arguments: Any) -> None:
+        reached.set()
+        assert go.wait(10)
+        real(*arguments)
+
+    done: list[Any] = []
+
+    async def put() -> None:
+        done.append(await store.put(Draft(below, {}), by=ADA))
+
+    async def delete() -> None:
+        done.append(await other.delete(A, recursive=True))
+
+    monkeypatch.setattr(calls, "rename_to_free_name", rename)
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            group.start_soon(put)
+            assert await anyio.to_thread.run_sync(reached.wait, 10)
+            group.start_soon(delete)
+            with anyio.move_on_after(0.2):  # time enough for a delete that does not wait
+                while not done:
+                    await anyio.sleep(0.01)
+            assert done == []
+            go.set()
+    assert done[1] == 2
+    assert [revision.version for revision in await store.history(below)] == [done[0].version]
+    await store.aclose()
+    await other.aclose()
