@@ -9,7 +9,7 @@ import anyio
 import pytest
 from store_model import A2, A_B, ADA, A, listed
 
-from cld.errors import CldError, InvalidResource, ResourceNotFound, StoreError
+from cld.errors import CldError, InvalidResource, InvalidURI, ResourceNotFound, StoreError
 from cld.resource import Draft
 from cld.store import ANY_VERSION
 from cld.store.local import LocalStore
@@ -261,4 +261,19 @@ async def test_a_name_that_differs_only_in_case_is_refused_where_case_is_ignored
         await store.get(upper)
     await store.put(Draft(A, {}), by=ADA)
     await store.put(Draft(A_B, {}), by=ADA, if_version=ANY_VERSION)
+    await store.aclose()
+
+
+@pytest.mark.parametrize("text", [".cld/log/x", "cld:common.Thing.a/../.cld/log/x", "cld:", "/etc/passwd", "cld:x"])
+async def test_what_is_no_uri_never_becomes_a_path(root: Path, text: str) -> None:
+    store = await LocalStore.open(root)
+    await store.put(Draft(A_B, {}), by=ADA)
+    (root / ".cld/log/x.json").write_bytes(b'{"content": {}}')
+    uri = URI(text)
+    with pytest.raises(CldError):
+        await store.get(uri)
+    for call in (store.put(Draft(uri, {}), by=ADA), store.delete(uri, recursive=True), store.history(uri)):
+        with pytest.raises(InvalidURI):
+            await call
+    await store.aclose()
     await store.aclose()

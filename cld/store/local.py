@@ -23,7 +23,7 @@ from cld.errors import CldError, Conflict, InvalidResource, InvalidURI, Resource
 from cld.resource import MAX_BYTES, NO_META, Draft, Resource, decode, encode, nonce, timestamp, version_of
 from cld.store import ANY_VERSION, DEFAULT_LIMIT, Capabilities, Page, Revision, Stored
 from cld.store.local_doctor import Finding, examine, rescue_all
-from cld.store.local_history import Displaced, History, revision_of
+from cld.store.local_history import Displaced, Entry, History, revision_of
 from cld.store.local_list import Listing
 from cld.store.local_locks import Locks
 from cld.store.local_paths import (
@@ -77,6 +77,7 @@ class LocalStore:
         self._writer = Writer(layout, self._history)
         self._listing = Listing(layout)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="cld-store")
+        self._closed = False
         self._root = layout.root
         self._open_file = layout.open
         self._max_bytes = layout.max_bytes
@@ -151,7 +152,7 @@ class LocalStore:
         limit: int = DEFAULT_LIMIT,
     ) -> Page:
         page = partial(self._list, prefix, type, depth, cursor, limit)
-        if self._listing.is_quick(prefix, depth):
+        if _translated(partial(self._is_quick, prefix, depth), "list", prefix):
             return _translated(page, "list", prefix)
         return await self._in_thread(page, "list", prefix)
 
@@ -180,7 +181,10 @@ class LocalStore:
                 yield finding
 
     async def aclose(self) -> None:
-        """Wait for what still runs in threads, then let go of the folder."""
+        """Wait for what still runs in threads, then let go of the folder; again does nothing."""
+        if self._closed:
+            return
+        self._closed = True
         await asyncio.to_thread(self._threads.shutdown)
         self._layout.close()
 
@@ -191,6 +195,9 @@ class LocalStore:
     # Everything below blocks.
 
     def _get(self, uri: URI) -> Stored:
+        if not uri.startswith("cld:") or "/." in uri:
+            # No URI at all: parsing says so. With these two no path leads anywhere but to resources.
+            _checked(uri)
         if self._ignores_case and self._listing.other_spelling(uri) is not None:
             raise ResourceNotFound(uri)
         try:
@@ -339,6 +346,9 @@ class LocalStore:
                 raise ResourceNotFound(uri) from error
             return 1
 
+    def _is_quick(self, prefix: URI, depth: int) -> bool:
+        return self._listing.is_quick(prefix if prefix == ROOT else parse_uri(prefix), depth)
+
     def _list(self, prefix: URI, type: str | None, depth: int, cursor: str | None, limit: int) -> Page:
         page = self._listing.page(prefix, type, depth, cursor, limit)
         if not page.uris:
@@ -347,22 +357,23 @@ class LocalStore:
 
     def _revisions(self, uri: URI) -> Sequence[Revision]:
         if self._locks is None:
-            return self._read_revisions(uri)
-        with self._locks.hold(_checked(uri)):
-            self._rescue(uri)
-            return self._read_revisions(uri)
-
-    def _read_revisions(self, uri: URI) -> Sequence[Revision]:
-        current = self._current(uri)
+            current, entries = self._current(uri), self._entries(uri)
+        else:
+            with self._locks.hold(_checked(uri)):
+                self._rescue(uri)
+                current, entries = self._current(uri), self._entries(uri)
         found: list[Revision] = []
         if current.data is not None and current.version is not None:
             found.append(revision_of(current.data, uri, current.version, max_bytes=self._max_bytes, current=True))
-        if "history" in self._layout.folders:
-            for entry in self._history.entries(uri):
-                if entry.version != current.version:
-                    with suppress(FileNotFoundError):
-                        found.append(self._history.revision(entry, uri))
+        # Read without the lock: versions do not change, and what retention takes meanwhile is left out.
+        for entry in entries:
+            if entry.version != current.version:
+                with suppress(FileNotFoundError):
+                    found.append(self._history.revision(entry, uri))
         return found
+
+    def _entries(self, uri: URI) -> Sequence[Entry]:
+        return self._history.entries(uri) if "history" in self._layout.folders else ()
 
     def _writable(self) -> Locks:
         if self._locks is None:
