@@ -55,6 +55,7 @@ def test_nothing_stored_reaches_a_terminal_as_a_command(tmp_path: Path) -> None:
         ("get", NOTE, "--at", "r1", "--content"),
         ("get", "cld:common.Text.odd"),
         ("get", "cld:common.Text.\x1b[2J"),
+        ("get", "cld:common.Text.\x9b2J", "--json"),
         ("ls",),
         ("tree",),
         ("history", NOTE),

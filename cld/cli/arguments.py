@@ -49,8 +49,9 @@ def _reading(add: Add) -> None:
     get = _command(add, "get", "show a resource")
     _uri(get)
     get.add_argument("--at", metavar="VERSION", help="as it was: a version, its first characters, or r3 for revision 3")
-    get.add_argument("--content", action="store_true", help="only the content, as JSON")
-    get.add_argument("--text", action="store_true", help="only content.text, as text")
+    part = get.add_mutually_exclusive_group()
+    part.add_argument("--content", action="store_true", help="only the content, as JSON")
+    part.add_argument("--text", action="store_true", help="only content.text, as text")
 
     ls = _command(add, "ls", "list resources, one a line")
     _prefix(ls)

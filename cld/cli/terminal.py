@@ -104,7 +104,8 @@ class Terminal:
         """
         if self.json_errors:
             body = {"error": {"code": code, "message": message, **details}}
-            self._err.write(msgspec.json.encode(body).decode() + "\n")
+            text = msgspec.json.encode(body).decode() + "\n"
+            self._err.write(safe(text) if self._err_is_tty else text)
         else:
             label = _styled("error:", ("bold", "red")) if self._err_color else "error:"
             self._err.write(f"{label} {textwrap.indent(safe(message), '  ').strip()}\n")
