@@ -27,7 +27,13 @@ from cld.uri import ROOT, URI
 if TYPE_CHECKING:
     from watchdog.events import FileSystemEvent
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.timeout(60),
+    # The watchdog library warns, in its reading thread, when a folder made while it walks is met twice; as
+    # an error that would end the thread.
+    pytest.mark.filterwarnings("ignore:Callback with id .* already exists:RuntimeWarning"),
+]
 
 ALICE = URI("cld:a.B.alice")
 ALICE2 = URI("cld:a.B.alice2")
