@@ -161,6 +161,13 @@ def test_an_interrupt_at_a_question_changes_nothing(tmp_path: Path) -> None:
     assert cld("get", NOTE, cwd=tmp_path).returncode == 0
 
 
+def test_a_server_started_by_hand_says_what_it_waits_for_and_ends_with_ctrl_c(tmp_path: Path) -> None:
+    terminal = Pty(("serve",), tmp_path)
+    terminal.until(b"waiting for an MCP host")
+    terminal.send(b"\x03")
+    assert terminal.end()[0] in (0, 130)
+
+
 def test_an_error_is_one_safe_line_with_indented_ones_below_or_one_object() -> None:
     for json_errors in (False, True):
         err = io.StringIO()

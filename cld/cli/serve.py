@@ -10,5 +10,7 @@ from cld.server import serve as serve_mcp
 
 async def serve(arguments: Namespace, settings: Settings, terminal: Terminal) -> int:
     """Serve until the host leaves, or interrupted; standard output is the protocol's."""
+    if terminal.can_ask and not settings.http:
+        terminal.note("waiting for an MCP host on standard input; Ctrl-C ends")
     await serve_mcp(settings)
     return OK

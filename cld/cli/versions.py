@@ -87,7 +87,7 @@ def summary(stored: Stored) -> str:
 
 def _row(one: Revision, terminal: Terminal) -> None:
     revision = "invalid" if one.revision is None else f"r{one.revision}"
-    facts = f"{revision:>7}  {minute(one.at or ''):16}  {safe_line(one.by or ''):<20} {one.size:>8} bytes"
+    facts = f"  {revision:>7}  {minute(one.at or ''):16}  {safe_line(one.by or ''):<20} {one.size:>8} bytes"
     mark = terminal.style("  now", "green") if one.current else ""
     terminal.line(terminal.style(one.version, "cyan") + terminal.style(facts) + mark)
 
