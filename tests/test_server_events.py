@@ -1,20 +1,23 @@
 """Waiting for changes by calls alone: nothing is lost between them, and nothing is kept for ever."""
 
+import asyncio
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
 from mcp import Client
 from server_world import ADA, BOB, MODES, World, call, client, fail, world
 
+from cld.events import Event
 from cld.policy import Action
 from cld.principal import Principal
 from cld.resource import Draft
 from cld.server import call as call_module
 from cld.server import inboxes
-from cld.uri import URI
+from cld.uri import ROOT, URI
 
 pytestmark = pytest.mark.anyio
 
@@ -75,6 +78,35 @@ async def test_an_answer_that_got_lost_is_given_again(tmp_path: Path) -> None:
         assert again == lost
         await write(made, "cld:common.Text.b")
         assert uris(await wait(host, cursor=again["cursor"])) == ["cld:common.Text.b"]
+
+
+async def test_an_event_in_hand_when_a_wait_ends_is_not_lost() -> None:
+    event = Event("put", URI("cld:my.A.a"), "v", "test", "t", "e")
+    decided = asyncio.Event()
+
+    class Slow:
+        """A subscription that has taken an event and is still deciding whether it may be told."""
+
+        async def next(self) -> Event:
+            await decided.wait()
+            return event
+
+    class Source:
+        def hear(self, *wanted: Any) -> Any:
+            return contextlib.nullcontext(Slow())
+
+    inbox = inboxes.Inbox(ADA.id)
+    await inbox.open(cast(Any, Source()), cast(Any, None), inboxes.Wanted(ROOT, None, None))
+    first = await inbox.take("0", 0.01)
+    assert first is not None and first.events == ()
+    reading = inbox._reading
+    with anyio.move_on_after(0.05):
+        await inbox.take("0", 20)
+    assert inbox._reading is reading and reading is not None and not reading.cancelled()
+    decided.set()
+    told = await inbox.take("0", 20)
+    assert told is not None and told.events[0] is event
+    await inbox.aclose()
 
 
 async def test_a_cancelled_wait_loses_nothing_and_keeps_nothing(tmp_path: Path) -> None:

@@ -256,7 +256,8 @@ def test_stray_prints_and_children_do_not_get_between_the_messages(tmp_path: Pat
 def test_it_ends_with_stdin_once_what_was_asked_is_answered(tmp_path: Path) -> None:
     with host(tmp_path) as started:
         started.shake_hands()
-        started.send(id="last", method="tools/list", params={})
+        put = {"uri": "cld:common.Text.a", "content": {"text": "hi"}}
+        started.send(id="last", method="tools/call", params={"name": "resource_put", "arguments": put})
         assert started.process.stdin is not None
         started.process.stdin.close()
         assert started.next()["id"] == "last"
