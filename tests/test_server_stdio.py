@@ -260,7 +260,8 @@ def test_it_ends_with_stdin_once_what_was_asked_is_answered(tmp_path: Path) -> N
         started.send(id="last", method="tools/call", params={"name": "resource_put", "arguments": put})
         assert started.process.stdin is not None
         started.process.stdin.close()
-        assert started.next()["id"] == "last"
+        answer = started.next()
+        assert answer["id"] == "last" and answer["result"]["structuredContent"]["revision"] == 1
         assert started.line() == b""
         assert started.ended() == 0
 
