@@ -270,8 +270,9 @@ async def partly(root: Path) -> None:
 
 def main(place: Path) -> None:
 
+    anyio.run(anyio.sleep, 0)  # imports its backend, which nobody may not be able to read
     for folder in (place, *place.parents):
-        if folder.owner() == "root" and os.geteuid() == 0 and str(folder).startswith("/tmp/pytest"):
+        if os.geteuid() == 0 and "pytest-" in str(folder):
             folder.chmod(0o755)
     for name, work in (("without", read_only), ("with", read_only), ("partly", partly)):
         root = place / name
