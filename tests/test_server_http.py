@@ -118,12 +118,27 @@ def configure(folder: Path) -> None:
     (policies / "data.json").write_text(json.dumps(data))
 
 
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Generator[Server]:
+    """A server without tokens configured."""
+    with serving(tmp_path_factory.mktemp("local")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Generator[Server]:
+    """A server for ada and bob, who bring tokens."""
+    folder = tmp_path_factory.mktemp("shared")
+    configure(folder)
+    with serving(folder) as server:
+        yield server
+
+
 @pytest.mark.parametrize("mode", MODES)
-async def test_the_token_made_at_start_lets_in_as_the_configured_principal(tmp_path: Path, mode: str) -> None:
-    with serving(tmp_path) as server:
-        async with client(server.url, server.made_token, mode) as host:
-            await call(host, "resource_put", uri="cld:common.Text.a", content={"text": "hi"})
-            assert (await call(host, "resource_get", uri="cld:common.Text.a"))["created_by"] == "user:local"
+async def test_the_token_made_at_start_lets_in_as_the_configured_principal(local: Server, mode: str) -> None:
+    async with client(local.url, local.made_token, mode) as host:
+        await call(host, "resource_put", uri="cld:common.Text.a", content={"text": "hi"}, if_version="*")
+        assert (await call(host, "resource_get", uri="cld:common.Text.a"))["created_by"] == "user:local"
 
 
 async def test_the_made_token_lies_where_only_its_user_finds_it_and_goes_with_the_server(tmp_path: Path) -> None:
@@ -135,105 +150,97 @@ async def test_the_made_token_lies_where_only_its_user_finds_it_and_goes_with_th
     assert not file.exists()
 
 
-async def test_without_the_right_token_nothing_is_answered(tmp_path: Path) -> None:
-    with serving(tmp_path) as server:
-        async with httpx2.AsyncClient(timeout=20) as http:
-            for authorization in (
-                None,
-                "",
-                "Bearer",
-                "Bearer wrong",
-                f"Basic {server.made_token}",
-                server.made_token,
-                f"Bearer {server.made_token}x",
-                f"Bearer {server.made_token[:-1]}",
-            ):
-                headers = dict(ACCEPT) if authorization is None else {**ACCEPT, "Authorization": authorization}
-                for method in ("POST", "GET", "DELETE"):
-                    answer = await http.request(method, server.url, json=INITIALIZE, headers=headers)
-                    assert answer.status_code == 401, authorization
-                    assert answer.headers["WWW-Authenticate"].startswith('Bearer realm="cld"')
-                    assert "jsonrpc" not in answer.text and server.made_token not in answer.text
-            good = {**ACCEPT, "Authorization": f"bearer {server.made_token}"}
-            assert (await http.post(server.url, json=INITIALIZE, headers=good)).status_code == 200
-            twice = [*good.items(), ("Authorization", "Bearer other")]
-            assert (await http.post(server.url, json=INITIALIZE, headers=twice)).status_code == 401
+async def test_without_the_right_token_nothing_is_answered(local: Server) -> None:
+    async with httpx2.AsyncClient(timeout=20) as http:
+        for authorization in (
+            None,
+            "",
+            "Bearer",
+            "Bearer wrong",
+            f"Basic {local.made_token}",
+            local.made_token,
+            f"Bearer {local.made_token}x",
+            f"Bearer {local.made_token[:-1]}",
+        ):
+            headers = dict(ACCEPT) if authorization is None else {**ACCEPT, "Authorization": authorization}
+            for method in ("POST", "GET", "DELETE"):
+                answer = await http.request(method, local.url, json=INITIALIZE, headers=headers)
+                assert answer.status_code == 401, authorization
+                assert answer.headers["WWW-Authenticate"].startswith('Bearer realm="cld"')
+                assert "jsonrpc" not in answer.text and local.made_token not in answer.text
+        good = {**ACCEPT, "Authorization": f"bearer {local.made_token}"}
+        assert (await http.post(local.url, json=INITIALIZE, headers=good)).status_code == 200
+        twice = [*good.items(), ("Authorization", "Bearer other")]
+        assert (await http.post(local.url, json=INITIALIZE, headers=twice)).status_code == 401
 
 
-async def test_names_that_are_not_ours_and_pages_of_others_are_refused_before_the_token(tmp_path: Path) -> None:
-    with serving(tmp_path) as server:
-        good = {**ACCEPT, "Authorization": f"Bearer {server.made_token}"}
-        port = server.url.split(":")[2].split("/")[0]
-        async with httpx2.AsyncClient(timeout=20) as http:
-            for host in (
-                "evil.example.com",
-                f"evil.example.com:{port}",
-                "127.0.0.1.evil.example.com",
-                "localhost.evil",
-            ):
-                for headers in (good, ACCEPT):
-                    answer = await http.post(server.url, json=INITIALIZE, headers={**headers, "Host": host})
-                    assert answer.status_code == 421
-            for origin in ("http://evil.example.com", "https://localhost.evil.example.com", "null"):
-                answer = await http.post(server.url, json=INITIALIZE, headers={**good, "Origin": origin})
-                assert answer.status_code == 403
-            for fine in ({"Host": f"localhost:{port}"}, {"Origin": f"http://127.0.0.1:{port}"}):
-                assert (await http.post(server.url, json=INITIALIZE, headers={**good, **fine})).status_code == 200
+async def test_names_that_are_not_ours_and_pages_of_others_are_refused_before_the_token(local: Server) -> None:
+    good = {**ACCEPT, "Authorization": f"Bearer {local.made_token}"}
+    port = local.url.split(":")[2].split("/")[0]
+    async with httpx2.AsyncClient(timeout=20) as http:
+        for host in (
+            "evil.example.com",
+            f"evil.example.com:{port}",
+            "127.0.0.1.evil.example.com",
+            "localhost.evil",
+        ):
+            for headers in (good, ACCEPT):
+                answer = await http.post(local.url, json=INITIALIZE, headers={**headers, "Host": host})
+                assert answer.status_code == 421
+        for origin in ("http://evil.example.com", "https://localhost.evil.example.com", "null"):
+            answer = await http.post(local.url, json=INITIALIZE, headers={**good, "Origin": origin})
+            assert answer.status_code == 403
+        for fine in ({"Host": f"localhost:{port}"}, {"Origin": f"http://127.0.0.1:{port}"}):
+            assert (await http.post(local.url, json=INITIALIZE, headers={**good, **fine})).status_code == 200
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_each_token_is_its_own_principal_whatever_the_client_says(tmp_path: Path, mode: str) -> None:
-    configure(tmp_path)
-    with serving(tmp_path) as server:
-        async with client(server.url, jwt_for("ada"), mode) as ada, client(server.url, jwt_for("bob"), mode) as bob:
-            uri = "cld:my.Room.ada/my.Note.n"
-            await call(ada, "resource_put", uri=uri, content={})
-            assert (await call(ada, "resource_get", uri=uri))["created_by"] == "user:ada"
-            assert (await fail(bob, "resource_get", uri=uri))["code"] == "not_found"
-            assert (await call(bob, "resource_list", depth=9))["resources"] == []
-            meta: Any = {"principal": "user:ada"}
-            assert (await bob.call_tool("resource_get", {"uri": uri}, meta=meta)).is_error
-        async with client(server.url, jwt_for("eve", roles=["owner"]), mode) as eve:
-            assert (await call(eve, "resource_get", uri=uri))["uri"] == uri
+async def test_each_token_is_its_own_principal_whatever_the_client_says(shared: Server, mode: str) -> None:
+    async with client(shared.url, jwt_for("ada"), mode) as ada, client(shared.url, jwt_for("bob"), mode) as bob:
+        uri = "cld:my.Room.ada/my.Note.n"
+        await call(ada, "resource_put", uri=uri, content={}, if_version="*")
+        assert (await call(ada, "resource_get", uri=uri))["created_by"] == "user:ada"
+        assert (await fail(bob, "resource_get", uri=uri))["code"] == "not_found"
+        assert "ada" not in str((await call(bob, "resource_list", depth=9))["resources"])
+        meta: Any = {"principal": "user:ada"}
+        assert (await bob.call_tool("resource_get", {"uri": uri}, meta=meta)).is_error
+    async with client(shared.url, jwt_for("eve", roles=["owner"]), mode) as eve:
+        assert (await call(eve, "resource_get", uri=uri))["uri"] == uri
 
 
-async def test_tokens_that_do_not_hold_are_refused_without_saying_why(tmp_path: Path) -> None:
-    configure(tmp_path)
+async def test_tokens_that_do_not_hold_are_refused_without_saying_why(shared: Server) -> None:
     other = ed25519.Ed25519PrivateKey.generate()
-    with serving(tmp_path) as server:
-        assert "until the server ends" not in server.said
-        async with httpx2.AsyncClient(timeout=20) as http:
-            bodies = set[str]()
-            for token in (
-                jwt_for("ada", exp=time.time() - 60),
-                jwt_for("ada", aud="another"),
-                jwt.encode({"sub": "ada", "aud": "cld", "exp": time.time() + 60}, other, algorithm="EdDSA"),
-                "rubbish",
-            ):
-                headers = {**ACCEPT, "Authorization": f"Bearer {token}"}
-                answer = await http.post(server.url, json=INITIALIZE, headers=headers)
-                assert answer.status_code == 401 and 'error="invalid_token"' in answer.headers["WWW-Authenticate"]
-                bodies.add(answer.text)
-            assert len(bodies) == 1
+    assert "until the server ends" not in shared.said
+    async with httpx2.AsyncClient(timeout=20) as http:
+        bodies = set[str]()
+        for token in (
+            jwt_for("ada", exp=time.time() - 60),
+            jwt_for("ada", aud="another"),
+            jwt.encode({"sub": "ada", "aud": "cld", "exp": time.time() + 60}, other, algorithm="EdDSA"),
+            "rubbish",
+        ):
+            headers = {**ACCEPT, "Authorization": f"Bearer {token}"}
+            answer = await http.post(shared.url, json=INITIALIZE, headers=headers)
+            assert answer.status_code == 401 and 'error="invalid_token"' in answer.headers["WWW-Authenticate"]
+            bodies.add(answer.text)
+        assert len(bodies) == 1
 
 
-async def test_a_session_belongs_to_who_began_it(tmp_path: Path) -> None:
-    configure(tmp_path)
-    with serving(tmp_path) as server:
-        async with httpx2.AsyncClient(timeout=20) as http:
-            ada = {**ACCEPT, "Authorization": f"Bearer {jwt_for('ada')}"}
-            begun = await http.post(server.url, json=INITIALIZE, headers=ada)
-            session = {"Mcp-Session-Id": begun.headers["Mcp-Session-Id"]}
-            ping = {"jsonrpc": "2.0", "id": 2, "method": "ping"}
-            bob = {**ACCEPT, "Authorization": f"Bearer {jwt_for('bob')}", **session}
-            assert (await http.post(server.url, json=ping, headers=bob)).status_code == 404
-            renewed = {**ACCEPT, "Authorization": f"Bearer {jwt_for('ada', jti='next')}", **session}
-            assert (await http.post(server.url, json=ping, headers=renewed)).status_code == 200
+async def test_a_session_belongs_to_who_began_it(shared: Server) -> None:
+    async with httpx2.AsyncClient(timeout=20) as http:
+        ada = {**ACCEPT, "Authorization": f"Bearer {jwt_for('ada')}"}
+        begun = await http.post(shared.url, json=INITIALIZE, headers=ada)
+        session = {"Mcp-Session-Id": begun.headers["Mcp-Session-Id"]}
+        ping = {"jsonrpc": "2.0", "id": 2, "method": "ping"}
+        bob = {**ACCEPT, "Authorization": f"Bearer {jwt_for('bob')}", **session}
+        assert (await http.post(shared.url, json=ping, headers=bob)).status_code == 404
+        renewed = {**ACCEPT, "Authorization": f"Bearer {jwt_for('ada', jti='next')}", **session}
+        assert (await http.post(shared.url, json=ping, headers=renewed)).status_code == 200
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_changes_are_told_and_questions_asked_over_http_too(tmp_path: Path, mode: str) -> None:
-    top = "cld:my.Room.ada"
+async def test_changes_are_told_and_questions_asked_over_http_too(shared: Server, mode: str) -> None:
+    top = f"cld:my.Room.ada/my.Folder.{mode}"
     told, hear = anyio.create_memory_object_stream[str](100)
     asked: list[str] = []
 
@@ -245,10 +252,9 @@ async def test_changes_are_told_and_questions_asked_over_http_too(tmp_path: Path
         asked.append(params.message)
         return ElicitResult(action="accept", content={})
 
-    configure(tmp_path)
-    with serving(tmp_path) as server, told, hear:
+    with told, hear:
         token = jwt_for("ada")
-        async with client(server.url, token, mode, message_handler=handle, elicitation_callback=answer) as host:
+        async with client(shared.url, token, mode, message_handler=handle, elicitation_callback=answer) as host:
             if mode == "legacy":
                 await host.subscribe_resource(f"{top}/**")
                 await call(host, "resource_put", uri=f"{top}/my.Note.n", content={})
@@ -263,27 +269,26 @@ async def test_changes_are_told_and_questions_asked_over_http_too(tmp_path: Path
             assert len(asked) == 1
 
 
-async def test_no_number_or_text_that_json_does_not_have_gets_in(tmp_path: Path) -> None:
-    with serving(tmp_path) as server:
-        async with httpx2.AsyncClient(timeout=20) as http:
-            headers = {
-                **ACCEPT,
-                "Authorization": f"Bearer {server.made_token}",
-                "MCP-Protocol-Version": "2026-07-28",
-                "Mcp-Method": "tools/call",
-                "Mcp-Name": "resource_put",
-            }
-            for value in ("NaN", "-Infinity", '"\\ud800"'):
-                body = (
-                    '{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "resource_put", "_meta": '
-                    '{"io.modelcontextprotocol/protocolVersion": "2026-07-28", '
-                    '"io.modelcontextprotocol/clientCapabilities": {}}, '
-                    f'"arguments": {{"uri": "cld:my.A.a", "content": {{"x": {value}}}}}}}}}'
-                )
-                answer = (await http.post(server.url, content=body.encode(), headers=headers)).json()
-                error = answer.get("error") or answer["result"]["structuredContent"]["error"]
-                assert error["code"] == "invalid_argument" and error["field"] == "content.x"
-    assert not list((tmp_path / "tree").glob("*.json"))
+async def test_no_number_or_text_that_json_does_not_have_gets_in(local: Server) -> None:
+    async with httpx2.AsyncClient(timeout=20) as http:
+        headers = {
+            **ACCEPT,
+            "Authorization": f"Bearer {local.made_token}",
+            "MCP-Protocol-Version": "2026-07-28",
+            "Mcp-Method": "tools/call",
+            "Mcp-Name": "resource_put",
+        }
+        for value in ("NaN", "-Infinity", '"\\ud800"'):
+            body = (
+                '{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "resource_put", "_meta": '
+                '{"io.modelcontextprotocol/protocolVersion": "2026-07-28", '
+                '"io.modelcontextprotocol/clientCapabilities": {}}, '
+                f'"arguments": {{"uri": "cld:my.A.a", "content": {{"x": {value}}}}}}}}}'
+            )
+            answer = (await http.post(local.url, content=body.encode(), headers=headers)).json()
+            error = answer.get("error") or answer["result"]["structuredContent"]["error"]
+            assert error["code"] == "invalid_argument" and error["field"] == "content.x"
+    assert not list(local.root.glob("cld:my.A.a*"))
 
 
 @pytest.mark.parametrize(

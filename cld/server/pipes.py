@@ -11,6 +11,7 @@ between the messages.
 
 import asyncio
 import contextlib
+import logging
 import os
 import select
 import stat
@@ -33,6 +34,8 @@ from mcp_types import (
     JSONRPCResponse,
 )
 from pydantic import ValidationError
+
+log = logging.getLogger("cld.server")
 
 READ_BYTES = 256 * 1024
 WRITE_BYTES = 4096
@@ -187,7 +190,11 @@ class Pipes:
             return
         except OSError:
             data = b""
-        if not data or len(self._partial) + len(data) > MAX_LINE_BYTES:
+        if len(self._partial) + len(data) > MAX_LINE_BYTES:
+            log.error("a message is longer than %d bytes; the connection ends here", MAX_LINE_BYTES)
+            self._partial.clear()
+            data = b""
+        if not data:
             if self._partial:
                 self._lines.append(bytes(self._partial))
             self._end()

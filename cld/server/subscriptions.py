@@ -117,7 +117,7 @@ class Feed:
         """Run `source` in the background under `key`; returns once it called its argument: it misses nothing more.
 
         Raises:
-            MCPError: there are too many.
+            MCPError: there are too many, or it ended before it got that far.
         """
         if key in self._sources:
             return
@@ -133,6 +133,9 @@ class Feed:
             await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             waiting.cancel()
+        if not ready.is_set():
+            del self._sources[key]
+            raise MCPError(code=INTERNAL_ERROR, message=f"{key} cannot be watched; the server's log says why")
 
     def also_undo(self, undo: Callable[[], None]) -> None:
         self._undo.append(undo)
