@@ -36,6 +36,7 @@ from cld.store.local_paths import (
     read_regular,
     refusal,
 )
+from cld.store.local_recover import rescue_one
 from cld.store.local_trash import trash_tree
 from cld.store.local_write import Writer
 from cld.uri import ROOT, SUFFIX, URI, id_of, parse_uri, type_of
@@ -175,7 +176,7 @@ class LocalStore:
 
         Recovers, applies retention to everything, and reports; it never stops at what it finds.
         """
-        steps = examine(self._layout, self._locks, self._writer, self._history)
+        steps = examine(self._layout, self._locks, self._history)
         while (found := await self._in_thread(partial(next, steps, None), "examine", ROOT)) is not None:
             for finding in found:
                 yield finding
@@ -231,7 +232,7 @@ class LocalStore:
         if found is None and self._locks is not None:
             # It may this instant be on its way to the history, or a writer died on the way.
             with self._locks.hold(uri):
-                self._rescue(uri)
+                rescue_one(self._layout, self._history, uri)
                 found = self._find_version(uri, version)
         if found is None:
             raise ResourceNotFound(uri, version[:80])
@@ -360,7 +361,7 @@ class LocalStore:
             current, entries = self._current(uri), self._entries(uri)
         else:
             with self._locks.hold(_checked(uri)):
-                self._rescue(uri)
+                rescue_one(self._layout, self._history, uri)
                 current, entries = self._current(uri), self._entries(uri)
         found: list[Revision] = []
         if current.data is not None and current.version is not None:
@@ -381,14 +382,8 @@ class LocalStore:
         self._layout.check_root()
         return self._locks
 
-    def _rescue(self, uri: URI) -> None:
-        """Finish what a dead writer of `uri`, whose lock is held, left."""
-        for name, temporary in self._writer.temporaries():
-            if temporary is not None and temporary.uri == uri:
-                self._writer.rescue(name, temporary)
-
     def _recover(self) -> Sequence[Finding]:
-        return rescue_all(self._writable(), self._writer)
+        return rescue_all(self._layout, self._writable(), self._history)
 
 
 def _checked(uri: URI) -> URI:

@@ -20,8 +20,9 @@ from cld.resource import decode, version_of
 from cld.store.local_history import TRASHED, History, is_entry, is_trash
 from cld.store.local_locks import Locks
 from cld.store.local_paths import CONTROL, FOLDER, HardLinked, Layout, kind_of
+from cld.store.local_recover import rescue
+from cld.store.local_tmp import temporaries
 from cld.store.local_trash import expire_trash
-from cld.store.local_write import Writer
 from cld.uri import ROOT, SUFFIX, URI, make_uri, parse_uri
 
 Severity = Literal["error", "warning", "info"]
@@ -37,10 +38,10 @@ class Finding(msgspec.Struct, frozen=True):
     fixed: bool = False
 
 
-def rescue_all(locks: Locks, writer: Writer) -> list[Finding]:
+def rescue_all(layout: Layout, locks: Locks, history: History) -> list[Finding]:
     """Finish what writers that died left in `.cld/tmp`; files of living writers are left alone."""
     found: list[Finding] = []
-    for name, temporary in writer.temporaries():
+    for name, temporary in temporaries(layout):
         path = f"{CONTROL}/tmp/{name}"  # noqa: S108 - of the tree, not the system's
         if temporary is None:
             found.append(Finding(path, "a file that cld did not put there; remove it", "warning"))
@@ -49,7 +50,7 @@ def rescue_all(locks: Locks, writer: Writer) -> list[Finding]:
             if not held:
                 continue  # its writer lives, or another of the same slot does; the next time
             try:
-                done = writer.rescue(name, temporary)
+                done = rescue(layout, history, name, temporary)
             except (CldError, OSError) as error:
                 found.append(Finding(path, f"left by a writer that died, and not recovered: {error}", "error"))
                 continue
@@ -58,7 +59,7 @@ def rescue_all(locks: Locks, writer: Writer) -> list[Finding]:
     return found
 
 
-def examine(layout: Layout, locks: Locks | None, writer: Writer, history: History) -> Iterator[list[Finding]]:
+def examine(layout: Layout, locks: Locks | None, history: History) -> Iterator[list[Finding]]:
     """Every finding in the tree, in steps that each take little time; a step may find nothing."""
     try:
         layout.check_root()
@@ -67,7 +68,7 @@ def examine(layout: Layout, locks: Locks | None, writer: Writer, history: Histor
     if locks is None:
         yield [Finding(CONTROL, f"the store only reads: {layout.why_not}", "warning")]
     else:
-        yield rescue_all(locks, writer)
+        yield rescue_all(layout, locks, history)
     yield from _examine_folder(layout, layout.root, "", ROOT)
     if "history" in layout.folders:
         yield from _examine_history(layout, locks, history, "", ROOT)

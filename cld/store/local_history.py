@@ -1,7 +1,7 @@
 """Versions that were: kept as plain files under `.cld/history`, and with whole subtrees in `.cld/trash`.
 
 `.cld/history/<uri>.json/<time>-<version>.json` is one version; the newest may be a copy of what is
-in the tree now, made when it was written, because an editor that saves over it asks nobody.
+in the tree now, made when it was written over another, because an editor that saves over it asks nobody.
 `.cld/trash/<time>-<random>/<path>` is what one recursive delete took, just as it lay, and the empty
 file `.cld/history/<uri>.trash/<time>-<random>` says so, so that finding a version costs what its
 resource and its ancestors have and not what all the trash has. Names sort by time.
@@ -16,9 +16,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from cld.errors import InvalidResource
-from cld.resource import Resource, decode, new_id, version_of
+from cld.resource import Resource, decode, version_of
 from cld.store import Revision
 from cld.store.local_paths import FOLDER, Layout, place_of
+from cld.store.local_tmp import forget, new_stem
 from cld.uri import ROOT, SUFFIX, URI, parents_of
 
 TRASHED = ".trash"
@@ -248,7 +249,8 @@ class History:
 
     def mend(self, path: str, uri: URI, data: bytes) -> None:
         """Write the copy at `path`, below the history, once more, with the bytes it should have."""
-        temporary = f"{new_id()}.{'0' * 32}.{uri.replace('/', '+')}"[:240] + ".copy"
+        stem = new_stem(self._layout, uri, "0" * 32)
+        temporary = f"{stem}.copy"
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self._layout.tmp)
         try:
             with open(fd, "wb") as file:
@@ -264,6 +266,8 @@ class History:
             with suppress(FileNotFoundError):
                 os.unlink(temporary, dir_fd=self._layout.tmp)
             raise
+        finally:
+            forget(self._layout, stem)
 
     def is_due(self, revision: int) -> bool:
         """Whether a write of this revision should prune: often enough to stay close to `keep`, no oftener."""

@@ -77,7 +77,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Layout:
-    """The open handles of one tree. `control` is None where `.cld` cannot be written; `why_not` says why."""
+    """The open handles of one tree; `why_not` says why `.cld` cannot be written, where it cannot."""
 
     path: str
     root: int

@@ -6,13 +6,7 @@ becomes history. If an editor saved in between, the two are exchanged back, and 
 then is looked at again, so that the editor's newest version ends up in the tree and every other in
 the history. Everything here is called with the lock of the URI held, and blocks.
 
-The names in `.cld/tmp` say what recovery has to do, `<ulid>.<version>.<uri>.<stage>`:
-
-    new   being written, or complete but never in the tree   remove
-    copy  the same, meant for the history                    remove
-    swap  this very version: never in the tree               remove
-          any other: displaced from the tree                 move to the history
-    gone  being deleted                                      move to the history
+What the names in `.cld/tmp` mean is `local_tmp`.
 
 Without `renameat2` the old version is first copied to the history, durably, and then renamed over.
 An editor that saves between the comparison and that rename, a few microseconds, is not noticed; that
@@ -20,36 +14,21 @@ is why Linux does it the other way.
 """
 
 import errno
-import hashlib
 import os
-import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 
 from cld.errors import InvalidResource, StoreError
-from cld.resource import Resource, new_id, version_of
+from cld.resource import Resource
 from cld.store import local_calls
 from cld.store.local_history import Displaced, History, key_before, key_of_write
 from cld.store.local_paths import ENTRY, FOLDER, Layout, place_of
-from cld.uri import SUFFIX, URI, parse_uri
+from cld.store.local_tmp import forget, new_stem
+from cld.uri import SUFFIX, URI
 
-_NAME = re.compile(r"([0-9a-z]{26})\.([0-9a-f]{32})\.([^.].*)\.(new|copy|swap|gone)")
-_LONG = "~"
-_ROOM = 255 - len(".swap")
 _UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 # An editor would have to save this often within as many microseconds to be given up on.
 _PATIENCE = 100
-
-
-@dataclass(frozen=True)
-class Temporary:
-    """A name in `.cld/tmp`, read back."""
-
-    id: str
-    version: str
-    uri: URI
-    stage: str
 
 
 class Writer:
@@ -95,7 +74,7 @@ class Writer:
         Raises:
             Displaced, FileNotFoundError, OSError: as `replace`.
         """
-        stem = self._stem(uri, "0" * 32)
+        stem = new_stem(self._layout, uri, "0" * 32)
         gone = f"{stem}.gone"
         with self._folder(uri) as (folder, name):
             try:
@@ -106,7 +85,7 @@ class Writer:
                     self._give_back(gone, folder, name, uri)
                     raise
             finally:
-                self._forget(stem)
+                forget(self._layout, stem)
             # What is left below holds no resource; an empty folder goes, a person's files stay.
             with suppress(OSError):
                 os.rmdir(name.removesuffix(SUFFIX), dir_fd=folder)
@@ -193,7 +172,7 @@ class Writer:
             self.link(self._layout.tmp, f"{stem}.new", folder, name)
             return
         # A copy, so that one that a crash cuts short is thrown away and not taken for a version.
-        keep = f"{self._stem(uri, '0' * 32)}.copy"
+        keep = f"{new_stem(self._layout, uri, '0' * 32)}.copy"
         os.close(self._write(keep, old))
         try:
             self._history.take(keep, uri, key_before(resource), folder=kept)
@@ -202,7 +181,7 @@ class Writer:
                 os.unlink(keep, dir_fd=tmp)
             raise
         finally:
-            self._forget(keep)
+            forget(self._layout, keep)
         self._layout.sync_folder(kept)
         try:
             now = self._layout.read(self._layout.root, uri + SUFFIX, uri)
@@ -216,7 +195,7 @@ class Writer:
         os.rename(f"{stem}.new", name, src_dir_fd=tmp, dst_dir_fd=folder)
 
     def _move_away(self, uri: URI, folder: int, name: str) -> None:
-        gone = f"{self._stem(uri, '0' * 32)}.gone"
+        gone = f"{new_stem(self._layout, uri, '0' * 32)}.gone"
         os.rename(name, gone, src_dir_fd=folder, dst_dir_fd=self._layout.tmp)
         self._history.take(gone, uri)
 
@@ -269,7 +248,7 @@ class Writer:
     @contextmanager
     def _temporary(self, uri: URI, version: str, data: bytes, mode: int | None = None) -> Generator[tuple[str, int]]:
         """A complete, flushed file in `.cld/tmp`; whatever of it is left at the end is removed."""
-        stem = self._stem(uri, version)
+        stem = new_stem(self._layout, uri, version)
         ours = -1
         try:
             ours = self._write(f"{stem}.new", data, mode)
@@ -280,7 +259,7 @@ class Writer:
                 self._remove_own(f"{stem}.{stage}", ours)
             if ours >= 0:
                 os.close(ours)
-            self._forget(stem)
+            forget(self._layout, stem)
 
     def _remove_own(self, name: str, ours: int) -> None:
         try:
@@ -344,74 +323,3 @@ class Writer:
             finally:
                 os.close(again)
         self._layout.sync_folder(folder)
-
-    def _version(self, name: str, uri: URI) -> str | None:
-        """The version of what is at `name` in `.cld/tmp`; None where it is nothing that is read."""
-        try:
-            return version_of(self._layout.read(self._layout.tmp, name, uri))
-        except InvalidResource:
-            return None
-
-    def _stem(self, uri: URI, version: str) -> str:
-        """The name in `.cld/tmp` up to its stage; a long URI goes into a link beside."""
-        stem = f"{new_id()}.{version}.{uri.replace('/', '+')}"
-        if len(stem) <= _ROOM:
-            return stem
-        id = stem[:26]
-        # A link is made whole or not at all, text included; it is read as text and never followed.
-        os.symlink(uri, f"{id}.uri", dir_fd=self._layout.tmp)
-        return f"{id}.{version}.{_LONG}{hashlib.sha256(uri.encode()).hexdigest()[:32]}"
-
-    def _forget(self, stem: str) -> None:
-        """Remove the link with the long URI, if there is one and nothing needs it any more."""
-        if _LONG not in stem:
-            return
-        tmp = self._layout.tmp
-        if not any(name.startswith(stem[:26]) and not name.endswith(".uri") for name in os.listdir(tmp)):
-            with suppress(FileNotFoundError):
-                os.unlink(f"{stem[:26]}.uri", dir_fd=tmp)
-
-    def temporaries(self) -> Iterator[tuple[str, Temporary | None]]:
-        """Every name in `.cld/tmp` and what it says; None for one that cld did not make."""
-        tmp = self._layout.tmp
-        names = os.listdir(tmp)
-        ids = {name[:26] for name in names if not name.endswith(".uri")}
-        for name in names:
-            if name.endswith(".uri"):
-                # Only as good as what it names; alone it is a leftover of a writer that died early.
-                if name[:26] not in ids and (uri := self._long_uri(name[:26])) is not None:
-                    yield name, Temporary(name[:26], "", uri, "new")
-                continue
-            found = _NAME.fullmatch(name)
-            uri = None
-            if found is not None:
-                long = found[3].startswith(_LONG)
-                with suppress(ValueError):
-                    uri = self._long_uri(found[1]) if long else parse_uri(found[3].replace("+", "/"))
-            yield name, Temporary(found[1], found[2], uri, found[4]) if found and uri else None
-
-    def _long_uri(self, id: str) -> URI | None:
-        try:
-            return parse_uri(os.readlink(f"{id}.uri", dir_fd=self._layout.tmp))
-        except (OSError, ValueError):
-            return None
-
-    def rescue(self, name: str, temporary: Temporary) -> str | None:
-        """Finish what a writer that died left at `name`; what was done, None if it is no longer there.
-
-        The lock of its URI must be held: then no living writer has it.
-        """
-        tmp = self._layout.tmp
-        try:
-            os.stat(name, dir_fd=tmp, follow_symlinks=False)
-        except FileNotFoundError:
-            return None
-        never_there = temporary.stage in ("new", "copy") or self._version(name, temporary.uri) == temporary.version
-        if never_there:
-            os.unlink(name, dir_fd=tmp)
-        else:
-            self._history.take(name, temporary.uri)
-        self._forget(f"{temporary.id}{_LONG}")
-        if never_there:
-            return "an unfinished write, never acknowledged, was removed"
-        return f"a version that was being replaced was moved to the history of {temporary.uri}"
