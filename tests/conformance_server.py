@@ -20,7 +20,6 @@ from mcp.server.streamable_http import EventCallback, EventId, EventMessage, Eve
 from mcp.shared.exceptions import MCPDeprecationWarning, MCPError
 from mcp_types import (
     MISSING_REQUIRED_CLIENT_CAPABILITY,
-    CompleteRequestParams,
     CreateMessageResult,
     ElicitResult,
     EmptyResult,
@@ -458,13 +457,6 @@ def messages(*contents: dict[str, Any]) -> dict[str, Any]:
     return {"resultType": "complete", "messages": [{"role": "user", "content": content} for content in contents]}
 
 
-class FixtureCompletions(Completions):
-    """cld's, which has nothing to suggest for the suite's prompts."""
-
-    async def complete(self, ctx: RequestContext, params: CompleteRequestParams) -> dict[str, Any]:
-        return await super().complete(ctx, params)
-
-
 class Events(EventStore):
     """What was sent, so that a client can come back for it; the suite closes streams on purpose."""
 
@@ -507,7 +499,7 @@ class FixtureApplication(Application):
         self.registry.replace("suite", fixture_tools(self.registry))
         self.resources = FixtureResources(self.access)
         self.prompts = FixturePrompts(self.access)
-        self.completions = FixtureCompletions(self.access, self.prompts)
+        self.completions = Completions(self.access, self.prompts)
         self.subscriptions = FixtureSubscriptions(self.access, self.registry)
         server = super().server(name)
         server.add_request_handler("logging/setLevel", SetLevelRequestParams, set_level)

@@ -385,3 +385,20 @@ async def test_a_version_is_not_told_to_who_may_write_and_not_read(tmp_path: Pat
         async with client(made, "legacy") as host:
             result = await host.call_tool("resource_put", {"uri": TREE[0], "content": {}})
             assert result.is_error and result.structured_content["error"]["current_version"] is None
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_why_is_explained_for_who_is_asking_only(tmp_path: Path, mode: str) -> None:
+    async with real(tmp_path) as made, client(made, mode) as host:
+        room = "cld:my.Room.ada"
+        allowed = await call(host, "policy_explain", uri=room, action="read")
+        assert allowed["allow"] is True
+        refused = await call(host, "policy_explain", uri="cld:///my.Room.bob", action="read")
+        assert refused["allow"] is False and refused["reasons"]
+        assert BOB.id not in json.dumps(refused)
+        tool = await call(
+            host, "policy_explain", uri="cld:tool.Tool.resource_get", action="call", arguments={"uri": room}
+        )
+        assert tool["allow"] is True
+        made.who = EVE
+        assert (await call(host, "policy_explain", uri=room, action="read"))["allow"] is False

@@ -151,7 +151,11 @@ class Registry:
         """Call `tell` after each change; the function returned ends that."""
         token = object()
         self._listeners[token] = tell
-        return lambda: self._listeners.pop(token, None) and None
+
+        def end() -> None:
+            self._listeners.pop(token, None)
+
+        return end
 
 
 def select(setting: str, core: Sequence[Tool], more: Sequence[Tool]) -> list[Tool]:

@@ -12,7 +12,7 @@ resource that changed.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Literal
@@ -48,6 +48,7 @@ from cld.events import Event
 from cld.guard import GuardedStore
 from cld.runtime import Runtime
 from cld.server.access import Access, RequestContext
+from cld.server.feeds import Coalesced, Feed, Ready, Source, logged, stopped
 from cld.server.prompts import TYPE as PROMPT
 from cld.server.registry import Registry
 from cld.uri import URI, from_host, is_within, parse_uri
@@ -57,12 +58,8 @@ log = logging.getLogger("cld.server")
 Listed = Literal["tools", "prompts", "resources"]
 
 BELOW = "**"
-COALESCE_SECONDS = 0.2
-"""How long a changed list waits for further changes before it is told."""
-
 MOST_FEEDS = 1024
-MOST_SUBSCRIPTIONS = 1024
-"""How many feeds a server, and subscriptions a feed, may have; each costs a watch."""
+"""How many clients a server tells of changes at the same time."""
 
 _CHANGED: dict[Listed, ServerEvent] = {
     "tools": ToolsListChanged(),
@@ -95,73 +92,6 @@ def pattern_of(text: str) -> Pattern:
     if text.endswith(BELOW) and text[: -len(BELOW)].endswith((":", "/")):
         return Pattern(text, from_host(text[: -len(BELOW)].removesuffix("/")), below=True)
     return Pattern(text, parse_uri(from_host(text)), below=False)
-
-
-class Feed:
-    """What one client is to be told: the subscriptions that fill it, and what waits to be sent."""
-
-    def __init__(self) -> None:
-        self._sources: dict[str, asyncio.Task[None]] = {}
-        self._undo: list[Callable[[], None]] = []
-        self._waiting: dict[ServerEvent, None] = {}
-        self._arrived = asyncio.Event()
-
-    def tell(self, event: ServerEvent) -> None:
-        self._waiting[event] = None
-        self._arrived.set()
-
-    def has(self, key: str) -> bool:
-        return key in self._sources
-
-    async def follow(self, key: str, source: Callable[[Callable[[], None]], Awaitable[None]]) -> None:
-        """Run `source` in the background under `key`; returns once it called its argument: it misses nothing more.
-
-        Raises:
-            MCPError: there are too many, or it ended before it got that far.
-        """
-        if key in self._sources:
-            return
-        if len(self._sources) >= MOST_SUBSCRIPTIONS:
-            raise MCPError(
-                code=INVALID_REQUEST, message=f"more than {MOST_SUBSCRIPTIONS} subscriptions; end some first"
-            )
-        ready = asyncio.Event()
-        task = asyncio.create_task(_logged(source(ready.set), key))
-        self._sources[key] = task
-        waiting = asyncio.create_task(ready.wait())
-        try:
-            await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            waiting.cancel()
-        if not ready.is_set():
-            del self._sources[key]
-            raise MCPError(code=INTERNAL_ERROR, message=f"{key} cannot be watched; the server's log says why")
-
-    def also_undo(self, undo: Callable[[], None]) -> None:
-        self._undo.append(undo)
-
-    async def leave(self, key: str) -> None:
-        """Stop the source under `key`, if there is one."""
-        if (task := self._sources.pop(key, None)) is not None:
-            await _stopped(task)
-
-    async def send(self, send: Callable[[ServerEvent], Awaitable[None]]) -> None:
-        """Send what there is to tell, for ever."""
-        while True:
-            await self._arrived.wait()
-            self._arrived.clear()
-            while self._waiting:
-                event = next(iter(self._waiting))
-                del self._waiting[event]
-                await send(event)
-
-    async def aclose(self) -> None:
-        for undo in self._undo:
-            undo()
-        tasks = list(self._sources.values())
-        self._sources.clear()
-        for task in tasks:
-            await _stopped(task)
 
 
 class Subscriptions:
@@ -235,8 +165,8 @@ class Subscriptions:
         if not isinstance(feed, Feed):
             feed = await connection.exit_stack.enter_async_context(self._new_feed())
             connection.state["cld.feed"] = feed
-            sending = asyncio.create_task(_logged(feed.send(partial(_send_on, connection)), "notifications"))
-            connection.exit_stack.push_async_callback(_stopped, sending)
+            sending = asyncio.create_task(logged(feed.send(partial(_send_on, connection)), "notifications"))
+            connection.exit_stack.push_async_callback(stopped, sending)
         return feed
 
     @asynccontextmanager
@@ -252,7 +182,7 @@ class Subscriptions:
             await feed.aclose()
 
     async def _follow_list(self, ctx: RequestContext, listed: Listed, feed: Feed) -> None:
-        tell = _Coalesced(partial(feed.tell, _CHANGED[listed]))
+        tell = Coalesced(partial(feed.tell, _CHANGED[listed]))
         if feed.has(listed):
             return
         if listed == "tools":
@@ -263,7 +193,7 @@ class Subscriptions:
         types = frozenset({PROMPT}) if listed == "prompts" else None
         await feed.follow(listed, self._until_expiry(ctx, partial(self._list_changes, store, types, tell)))
 
-    async def _updates(self, store: GuardedStore, pattern: Pattern, feed: Feed, ready: Callable[[], None]) -> None:
+    async def _updates(self, store: GuardedStore, pattern: Pattern, feed: Feed, ready: Ready) -> None:
         async with self._runtime.hear(store, pattern.prefix) as heard:
             ready()
             async for event in heard:
@@ -271,7 +201,7 @@ class Subscriptions:
                     feed.tell(ResourceUpdated(uri=uri))
 
     async def _list_changes(
-        self, store: GuardedStore, types: frozenset[str] | None, tell: Callable[[], None], ready: Callable[[], None]
+        self, store: GuardedStore, types: frozenset[str] | None, tell: Callable[[], None], ready: Ready
     ) -> None:
         async with self._runtime.hear(store, types=types) as heard:
             ready()
@@ -280,13 +210,11 @@ class Subscriptions:
                 if types is not None or await _comes_or_goes(store, event):
                     tell()
 
-    def _until_expiry(
-        self, ctx: RequestContext, source: Callable[[Callable[[], None]], Awaitable[None]]
-    ) -> Callable[[Callable[[], None]], Awaitable[None]]:
+    def _until_expiry(self, ctx: RequestContext, source: Source) -> Source:
         """`source`, ended with the token that allowed it."""
         seconds = self._access.seconds_left(ctx)
 
-        async def bounded(ready: Callable[[], None]) -> None:
+        async def bounded(ready: Ready) -> None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await source(ready)
@@ -296,22 +224,6 @@ class Subscriptions:
     @property
     def _runtime(self) -> Runtime:
         return self._access.runtime
-
-
-class _Coalesced:
-    """Calls `tell` once for all calls within a moment."""
-
-    def __init__(self, tell: Callable[[], None]) -> None:
-        self._tell = tell
-        self._due: asyncio.TimerHandle | None = None
-
-    def __call__(self) -> None:
-        if self._due is None:
-            self._due = asyncio.get_running_loop().call_later(COALESCE_SECONDS, self._now)
-
-    def _now(self) -> None:
-        self._due = None
-        self._tell()
 
 
 async def _comes_or_goes(store: GuardedStore, event: Event) -> bool:
@@ -341,19 +253,6 @@ def _key(pattern: Pattern) -> str:
     return f"{pattern.prefix}{BELOW if pattern.below else ''}"
 
 
-async def _forever(ready: Callable[[], None]) -> None:
+async def _forever(ready: Ready) -> None:
     ready()
     await asyncio.Event().wait()
-
-
-async def _logged(work: Awaitable[None], name: str) -> None:
-    try:
-        await work
-    except Exception:  # a task of its own: nobody else would hear of it
-        log.exception("telling of changes of %s ended", name)
-
-
-async def _stopped(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
