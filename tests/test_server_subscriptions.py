@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import traceback
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -239,6 +240,21 @@ async def test_what_is_neither_uri_nor_pattern_is_refused(tmp_path: Path, wrong:
             with pytest.raises(MCPError, match="no cld: URI"):
                 async with host.listen(resource_subscriptions=[wrong]):
                     pass
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_what_cannot_be_watched_is_refused_and_not_promised(
+    tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*wanted: Any) -> Any:
+        raise OSError("no more watches")
+
+    async with world(tmp_path) as made:
+        monkeypatch.setattr(made.runtime, "hear", broken)
+        with pytest.raises((MCPError, ExceptionGroup)) as caught:
+            async with listening(made, mode, TOP):
+                pass
+        assert "cannot be watched" in "".join(traceback.format_exception(caught.value))
 
 
 def test_patterns_are_read_as_hosts_write_them() -> None:

@@ -63,7 +63,7 @@ class Feed:
         finally:
             waiting.cancel()
         if not ready.is_set():
-            del self._sources[key]
+            self._sources.pop(key, None)
             raise MCPError(code=INTERNAL_ERROR, message=f"{key} cannot be watched; the server's log says why")
 
     def also_undo(self, undo: Callable[[], None]) -> None:
