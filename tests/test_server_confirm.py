@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from mcp import Client
 from mcp.client import ClientRequestContext
@@ -190,6 +191,29 @@ async def test_an_answer_that_comes_too_late_is_none(tmp_path: Path, monkeypatch
         late = await raw(host, ARGUMENTS, input_responses=ACCEPT, request_state=asked.request_state)
         assert isinstance(late, InputRequiredResult)
         assert await exists(made)
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_recursive_delete_reports_progress_while_the_person_thinks(
+    tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(call_module, "TICK_SECONDS", 0.01)
+    ticks: list[float] = []
+
+    async def slowly(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
+        if mode == "legacy":  # later the call has ended meanwhile
+            while len(ticks) < 3:
+                await anyio.sleep(0.01)
+        return ElicitResult(action="accept", content={})
+
+    async def progress(done: float, total: float | None, message: str | None) -> None:
+        ticks.append(done)
+
+    async with world(tmp_path) as made, client(made, mode, elicitation_callback=slowly) as host:
+        await planted(host)
+        with anyio.fail_after(10):
+            result = await host.call_tool("resource_delete", ARGUMENTS, progress_callback=progress)
+        assert not result.is_error and len(ticks) >= 1
 
 
 def test_questions_are_bounded() -> None:

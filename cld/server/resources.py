@@ -26,7 +26,7 @@ _TEMPLATES = [
         "uriTemplate": TEMPLATE,
         "name": "resource",
         "title": "A resource",
-        "description": "Any resource: <package>.<Name>.<id>/<package>.<Name>.<id>/…",
+        "description": "Any resource: <package>.<Name>.<id>/…; subscribe to <uri>/** for all below one",
         "mimeType": MIME_TYPE,
     }
 ]
