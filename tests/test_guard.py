@@ -4,12 +4,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from table_policy import ListJournal, Rule, TablePolicy
 
 from cld.errors import AccessDenied, ApprovalRequired, Conflict, InvalidResource, PolicyError, ResourceNotFound
-from cld.guard import Guard, GuardedStore
-from cld.policy import Context
+from cld.events import Event
+from cld.events.subscription import Subscription
+from cld.guard import Guard, GuardedStore, GuardedSubscription
+from cld.policy import Action, Context, Decision
 from cld.principal import Principal, parse_principal
 from cld.resource import Draft, Meta
 from cld.schema import Schemas
@@ -178,6 +181,49 @@ async def test_a_recursive_delete_needs_everything_below_to_be_deletable(store: 
     assert A2 not in str(error.value), "which one it is may be a secret"
     assert len((await store.list(depth=MAX_DEPTH)).uris) == 3
     assert await guarded(store, everything).delete(A, recursive=True) == 3
+
+
+async def test_a_recursive_delete_needs_the_approval_that_something_below_needs(store: Store) -> None:
+    await fill(store, A, A1, A2)
+
+    class KeepsA2(TablePolicy):
+        def decide(self, principal: Principal, action: Action, uri: URI, *more: Any) -> Decision:
+            found = super().decide(principal, action, uri, *more)
+            demand = {"require_approval": {"reason": f"{A2} is kept"}}
+            return msgspec.structs.replace(found, obligations=demand) if (action, uri) == ("delete", A2) else found
+
+    def mine(rule: Rule, *, approved: bool = False) -> GuardedStore:
+        guard = Guard(ADA, KeepsA2(rule), ListJournal())
+        return GuardedStore(guard, store, Schemas(_no_schema), Context(), approved=approved)
+
+    with pytest.raises(ApprovalRequired, match="is kept"):
+        await mine(everything).delete(A, recursive=True)
+    with pytest.raises(ApprovalRequired) as error:
+        await mine(lambda p, action, uri, meta: uri != A2 or action == "delete").delete(A, recursive=True)
+    assert A2 not in str(error.value), "it may not be known of"
+    assert len((await store.list(depth=MAX_DEPTH)).uris) == 3
+    assert await mine(everything, approved=True).delete(A, recursive=True) == 3
+
+
+async def test_an_event_that_could_not_be_decided_on_is_not_lost(store: Store) -> None:
+    journal = ListJournal()
+    mine = GuardedStore(Guard(ADA, TablePolicy(everything), journal), store, Schemas(_no_schema), Context())
+
+    async def nobody(_: Subscription) -> None:
+        pass
+
+    subscription = Subscription(ROOT, None, None, nobody, nobody)
+    heard = GuardedSubscription(mine, subscription)
+    subscription.offer(Event("put", A, "v", "test", "t", "e"))
+    journal.broken = True
+    for _ in range(2):
+        with pytest.raises(PolicyError):
+            await heard.next(0)
+    journal.broken = False
+    event = await heard.next(0)
+    assert event is not None
+    assert event.uri == A
+    assert await heard.next(0) is None
 
 
 async def test_one_who_may_write_but_not_read_is_not_told_the_version(store: Store) -> None:

@@ -13,28 +13,40 @@ from cld.uri import ROOT, URI
 
 
 class GuardedSubscription:
-    """Events of one subtree that the store's principal may hear; iterate it, or wait with `next`."""
+    """Events of one subtree that the store's principal may hear; iterate it, or wait with `next`.
+
+    An event that could not be decided on (the decision log is full) is raised about and kept: who asks
+    again is asked about it again.
+
+    Raises:
+        PolicyError: (from both) a decision could not be written down.
+    """
 
     def __init__(self, store: GuardedStore, subscription: Subscription) -> None:
         self._store = store
         self._subscription = subscription
+        self._undecided: Event | None = None
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Event:
-        async for event in self._subscription:
-            if await self._store.may_hear(event):
-                return event
-        raise StopAsyncIteration
+        if (event := await self.next()) is None:
+            raise StopAsyncIteration
+        return event
 
     async def next(self, seconds: float | None = None) -> Event | None:
         """The next event that may be heard; None when none came in `seconds`, or it is closed."""
         end = None if seconds is None else time.monotonic() + seconds
         while True:
             left = None if end is None else max(0.0, end - time.monotonic())
-            event = await self._subscription.next(left)
-            if event is None or await self._store.may_hear(event):
+            event = self._undecided or await self._subscription.next(left)
+            if event is None:
+                return None
+            self._undecided = event
+            may_hear = await self._store.may_hear(event)
+            self._undecided = None
+            if may_hear:
                 return event
 
 

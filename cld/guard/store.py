@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 import msgspec
+from anyio.lowlevel import checkpoint
 
-from cld.errors import AccessDenied, Conflict, InvalidResource, ResourceNotFound
+from cld.errors import AccessDenied, ApprovalRequired, Conflict, InvalidResource, ResourceNotFound
 from cld.events import Event
 from cld.guard.gate import Guard, Metas
 from cld.policy import Context
@@ -219,21 +220,34 @@ class GuardedStore:
         return None if version is None else (await self._store.get(uri, version)).resource.meta
 
     async def _require_below(self, uri: URI) -> None:
-        """Raises AccessDenied when something below `uri` may not be deleted."""
+        """Raises AccessDenied when something below `uri` may not be deleted, ApprovalRequired when a person must agree.
+
+        A filter says nothing of obligations, so without approval each is decided by itself.
+        """
         cursor = None
         while True:
             page = await self._store.list(uri, depth=MAX_DEPTH, cursor=cursor, limit=MAX_LIMIT)
-            metas = (
-                [(await self._metas_of_change(below, None))[0] for below in page.uris]
-                if self.guard.needs_meta
-                else None
-            )
+            metas = [(await self._metas_of_change(below, None))[0] for below in page.uris]
             if not all(self.guard.filter("delete", page.uris, self.context, metas)):
                 # Which one is not said: it may be one that may not be known of.
                 raise AccessDenied("delete", uri, ["not all that is below it may be deleted"])
+            if not self._approved:
+                for below, meta in zip(page.uris, metas, strict=True):
+                    self._require_unconditional(uri, below, meta)
+                    await checkpoint()
             if page.cursor is None:
                 return
             cursor = page.cursor
+
+    def _require_unconditional(self, uri: URI, below: URI, meta: Metas) -> None:
+        """Raises for `uri` what `Guard.require` would for `below`, in words that name only what may be known of."""
+        try:
+            self.guard.require("delete", below, self.context, meta)
+        except AccessDenied:
+            raise AccessDenied("delete", uri, ["not all that is below it may be deleted"]) from None
+        except ApprovalRequired as needed:
+            told = needed.obligation if self.may_read(below, meta) else {"reason": "something below it does"}
+            raise ApprovalRequired("delete", uri, told) from None
 
     def _told(self, conflict: Conflict, uri: URI, meta: Metas) -> Conflict:
         """The conflict, without the version there for one who may write but not read."""
