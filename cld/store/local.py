@@ -171,12 +171,12 @@ class LocalStore:
         """
         return await self._in_thread(self._recover, "recover", ROOT)
 
-    async def doctor(self) -> AsyncIterator[Finding]:
-        """Everything that is wrong with the tree, found by looking at all of it.
+    async def doctor(self, *, fix: bool = True) -> AsyncIterator[Finding]:
+        """Everything that is wrong with the tree, found by looking at all of it; it never stops at what it finds.
 
-        Recovers, applies retention to everything, and reports; it never stops at what it finds.
+        With `fix`, also recovers what writers that died left and applies retention to everything.
         """
-        steps = examine(self._layout, self._locks, self._history)
+        steps = examine(self._layout, self._locks, self._history, fix=fix)
         while (found := await self._in_thread(partial(next, steps, None), "examine", ROOT)) is not None:
             for finding in found:
                 yield finding

@@ -38,8 +38,8 @@ class Finding(msgspec.Struct, frozen=True):
     fixed: bool = False
 
 
-def rescue_all(layout: Layout, locks: Locks, history: History) -> list[Finding]:
-    """Finish what writers that died left in `.cld/tmp`; files of living writers are left alone."""
+def rescue_all(layout: Layout, locks: Locks, history: History, *, fix: bool = True) -> list[Finding]:
+    """Finish what writers that died left in `.cld/tmp`, or only name it; files of living writers are left alone."""
     found: list[Finding] = []
     for name, temporary in temporaries(layout):
         path = f"{CONTROL}/tmp/{name}"  # noqa: S108 - of the tree, not the system's
@@ -49,6 +49,9 @@ def rescue_all(layout: Layout, locks: Locks, history: History) -> list[Finding]:
         with locks.hold_if_free(temporary.uri) as held:
             if not held:
                 continue  # its writer lives, or another of the same slot does; the next time
+            if not fix:
+                found.append(Finding(path, f"left by a writer of {temporary.uri} that died", "warning"))
+                continue
             try:
                 done = rescue(layout, history, name, temporary)
             except (CldError, OSError) as error:
@@ -59,8 +62,11 @@ def rescue_all(layout: Layout, locks: Locks, history: History) -> list[Finding]:
     return found
 
 
-def examine(layout: Layout, locks: Locks | None, history: History) -> Iterator[list[Finding]]:
-    """Every finding in the tree, in steps that each take little time; a step may find nothing."""
+def examine(layout: Layout, locks: Locks | None, history: History, *, fix: bool = True) -> Iterator[list[Finding]]:
+    """Every finding in the tree, in steps that each take little time; a step may find nothing.
+
+    Nothing is changed without `fix`, nor where there are no `locks`.
+    """
     try:
         layout.check_root()
     except CldError as error:
@@ -68,7 +74,9 @@ def examine(layout: Layout, locks: Locks | None, history: History) -> Iterator[l
     if locks is None:
         yield [Finding(CONTROL, f"the store only reads: {layout.why_not}", "warning")]
     else:
-        yield rescue_all(layout, locks, history)
+        yield rescue_all(layout, locks, history, fix=fix)
+    if not fix:
+        locks = None
     yield from _examine_folder(layout, layout.root, "", ROOT)
     if "history" in layout.folders:
         yield from _examine_history(layout, locks, history, "", ROOT)
