@@ -52,7 +52,7 @@ concerns(rule) if not rule.subjects
 
 concerns(rule) if {
 	some subject in rule.subjects
-	subject in subjects.everywhere
+	subject in grants.subjects_for(input.resource)
 }
 
 # Proposals that are not sure enough of themselves. A proposal that does not say how sure it is, is not.
@@ -78,13 +78,26 @@ unsure(stated) := concat("", [
 	"its confidence ", format_int(stated * 100, 10), "% is under ",
 	format_int(data.approvals.confidence_below * 100, 10), "%",
 ]) if {
-	is_number(stated)
+	is_share(stated)
 	stated < data.approvals.confidence_below
+}
+
+# 70 may be meant as 70%, or as very sure: it is not for a rule to guess.
+unsure(stated) := "its confidence is no number between 0 and 1" if {
+	data.approvals.confidence_below
+	is_number(stated)
+	not is_share(stated)
 }
 
 unsure(stated) := "it does not say in numbers how confident it is" if {
 	data.approvals.confidence_below
 	not is_number(stated)
+}
+
+is_share(stated) if {
+	is_number(stated)
+	stated >= 0
+	stated <= 1
 }
 
 # Calls spend, and so does planning a task.
@@ -97,6 +110,13 @@ spends if {
 
 token_limits contains limit if {
 	some subject in subjects.everywhere
+	limit := data.limits[subject].max_tokens
+}
+
+# A role held in a namespace is limited there, and by the tasks of it.
+token_limits contains limit if {
+	some namespace in namespaces.spaces(input.resource)
+	some subject in subjects.within[namespace]
 	limit := data.limits[subject].max_tokens
 }
 

@@ -23,10 +23,12 @@ everywhere contains concat(":", ["role", role]) if {
 	not contains(role, "@")
 }
 
-# Roles held in one namespace count for resources in it and nowhere else.
+# Roles held in one namespace count for resources in it and nowhere else. A token may say "owner@": that is
+# in no namespace, and would otherwise be everywhere outside of them.
 within[namespace] contains concat(":", ["role", role]) if {
 	some scoped in held
 	[role, namespace] := split(scoped, "@")
+	namespace != ""
 }
 
 is_assistant if input.principal.kind == "assistant"

@@ -24,3 +24,11 @@ test_an_owner_of_a_namespace_does_not_own_the_namespace_itself if {
 		count(owners) == 1 == case[1]
 	}
 }
+
+test_a_role_in_no_namespace_is_none if {
+	question := object.union(ask("user:ada", "read", note), {"principal": {"roles": ["owner@", "@docs", "owner@docs@"]}})
+	found := subjects.within with input as question
+	object.get(found, "", set()) == set()
+	everywhere := subjects.everywhere with input as question
+	everywhere == {"user:ada", "kind:user", "anyone"}
+}
