@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters
 from node_packages import INSPECTOR, NODE, environment, need_packages
@@ -190,6 +193,41 @@ def test_lines_that_are_no_messages_are_answered_and_harm_nothing(tmp_path: Path
             assert (answer["error"]["code"], answer["id"]) == (code, id), line
         started.write(b"\n  \n")
         assert started.ask("ping")["result"] == {}
+
+
+ODD: list[Any] = [None, -1, 2**70, 1.5, True, "", [], {}, {"requestId": []}, {"requestId": {}}, {"_meta": 7}]
+ODD += [{"_meta": {"progressToken": []}}, {"name": 7}, {"name": "resource_get", "arguments": []}, {"cursor": {}}]
+METHODS = ["", "nope", "ping", "tools/list", "tools/call", "resources/list", "resources/read", "resources/subscribe"]
+METHODS += ["prompts/get", "completion/complete", "subscriptions/listen", "server/discover", "tasks/get"]
+METHODS += ["notifications/cancelled", "notifications/initialized", "notifications/progress", "logging/setLevel"]
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {"jsonrpc": st.sampled_from(["2.0", "2.0", "2.0", "1.0", 2])},
+            optional={
+                "method": st.sampled_from(METHODS),
+                "id": st.sampled_from([*ODD, 7, "seven"]),
+                "params": st.sampled_from(ODD),
+                "result": st.sampled_from(ODD),
+                "error": st.sampled_from(ODD),
+            },
+        ),
+        min_size=100,
+        max_size=300,
+    )
+)
+@settings(max_examples=4, deadline=None, phases=[Phase.generate])
+def test_no_messages_however_odd_end_the_server(messages: list[dict[str, Any]]) -> None:
+    with tempfile.TemporaryDirectory() as folder, host(Path(folder)) as started:
+        started.shake_hands()
+        for message in messages:
+            started.write(json.dumps(message).encode() + b"\n")
+        started.write(b"[" * 100_000 + b"\n")
+        started.send(id="the end", method="ping")
+        while started.next().get("id") != "the end":
+            pass
 
 
 def test_large_messages_go_both_ways_also_when_nobody_reads_for_a_while(tmp_path: Path) -> None:
