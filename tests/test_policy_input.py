@@ -115,3 +115,11 @@ def test_what_is_no_json_is_refused() -> None:
 def test_a_meta_that_is_not_all_texts_is_refused() -> None:
     with pytest.raises(InvalidArgument, match="not all texts"):
         build_input(ADA, "read", NOTE, Context(), {"purpose": 1})
+
+
+def test_large_arguments_do_not_hide_single_ones() -> None:
+    large = [[0] * 31] * 31
+    found, shortened = shown({"content": {"rows": large}, "more": large, "confidence": 0.1, "uri": NOTE})
+    assert shortened
+    assert found["confidence"] == 0.1
+    assert found["uri"] == NOTE

@@ -1,6 +1,7 @@
 """The decision log, its replay, and explanations."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -92,14 +93,11 @@ def test_what_cannot_be_logged_is_not_done(folder: Folder, tmp_path: Path) -> No
 def test_a_full_disk_stops_everything_until_there_is_room(folder: Folder, log: DecisionLog) -> None:
     guard = Guard(LOCAL, folder.open(), log)
     guard.decide("read", NOTE, Context())
-    kept = os.dup(log._descriptor)
     full = os.open("/dev/full", os.O_WRONLY)
     os.dup2(full, log._descriptor)
     with pytest.raises(PolicyError, match="No space left"):
         guard.decide("read", NOTE, Context())
-    os.dup2(kept, log._descriptor)
     os.close(full)
-    os.close(kept)
     guard.decide("read", NOTE, Context())
     assert len(lines(log)) == 2
 
@@ -210,3 +208,31 @@ def test_without_a_policy_the_explanation_is_that_there_is_none(folder: Folder) 
     (found,) = explain(folder.open(), LOCAL, "read", NOTE)
     assert not found.allow
     assert "data.json cannot be read" in found.reasons[0]
+
+
+def test_a_log_that_is_removed_is_begun_anew(folder: Folder, log: DecisionLog) -> None:
+    guard = Guard(LOCAL, folder.open(), log)
+    guard.decide("read", NOTE, Context())
+    shutil.rmtree(log.folder)
+    guard.decide("read", OTHER, Context())
+    (line,) = lines(log)
+    assert line["input"]["resource"]["uri"] == OTHER
+    shutil.rmtree(log.folder)
+    log.folder.write_text("no folder")
+    with pytest.raises(PolicyError, match="what is not logged is not done"):
+        guard.decide("read", NOTE, Context())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is Linux's")
+def test_a_log_that_is_mended_is_used_again(folder: Folder, log: DecisionLog) -> None:
+    guard = Guard(LOCAL, folder.open(), log)
+    guard.decide("read", NOTE, Context())
+    log.close()
+    (file,) = log_files(log.folder)
+    file.unlink()
+    file.symlink_to("/dev/full")
+    with pytest.raises(PolicyError, match="what is not logged is not done"):
+        guard.decide("read", NOTE, Context())
+    file.unlink()
+    guard.decide("read", OTHER, Context())
+    assert [line["input"]["resource"]["uri"] for line in lines(log)] == [OTHER]

@@ -25,6 +25,9 @@ Role = Annotated[str, msgspec.Meta(pattern=rf"^{_NAME}(?:@[A-Za-z0-9_-]{{1,128}}
 Type = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z][A-Za-z0-9_]*\.(?:\*|[A-Za-z][A-Za-z0-9_]*)\Z")]
 TypeOrAll = Annotated[str, msgspec.Meta(pattern=r"^(?:\*|[A-Za-z][A-Za-z0-9_]*\.(?:\*|[A-Za-z][A-Za-z0-9_]*))\Z")]
 Action = Literal["*", "read", "write", "delete", "list", "call", "subscribe"]
+Actions = Annotated[list[Action], msgspec.Meta(min_length=1)]
+Types = Annotated[list[TypeOrAll], msgspec.Meta(min_length=1)]
+Subjects = Annotated[list[Subject], msgspec.Meta(min_length=1)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
@@ -38,19 +41,19 @@ class Grant(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Denial(msgspec.Struct, forbid_unknown_fields=True):
-    """What a subject may not do at a place and below, whatever else is granted."""
+    """What a subject may not do at a place and below, whatever else is granted; an empty list would deny nothing."""
 
-    deny: list[Action]
-    types: list[TypeOrAll] | msgspec.UnsetType = msgspec.UNSET
+    deny: Actions
+    types: Types | msgspec.UnsetType = msgspec.UNSET
     reason: str = ""
 
 
 class Target(msgspec.Struct, forbid_unknown_fields=True):
     """What needs a person's approval at a place and below; for everyone, or only for `subjects`."""
 
-    actions: list[Action]
-    types: list[TypeOrAll] | msgspec.UnsetType = msgspec.UNSET
-    subjects: list[Subject] | msgspec.UnsetType = msgspec.UNSET
+    actions: Actions
+    types: Types | msgspec.UnsetType = msgspec.UNSET
+    subjects: Subjects | msgspec.UnsetType = msgspec.UNSET
     reason: str = ""
 
 

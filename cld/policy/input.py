@@ -165,11 +165,16 @@ def shown(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
     """Arguments as rules and logs may see them, and whether anything was cut.
 
     A cut text stays a text and a cut list a list, so that a rule about their beginning still holds;
-    what was cut is named by its digest.
+    what was cut is named by its digest. Arguments that are single values come first: their order is the
+    caller's, who could otherwise push `confidence` out of sight with a large value before it.
     """
     cut = _Cut()
-    found = cut.mapping(arguments, 1)
+    found = cut.mapping(dict(sorted(arguments.items(), key=_is_nested)), 1)
     return found, cut.happened
+
+
+def _is_nested(argument: tuple[str, Any]) -> bool:
+    return isinstance(argument[1], (Mapping, list, tuple))
 
 
 class _Cut:

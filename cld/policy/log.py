@@ -113,7 +113,12 @@ class DecisionLog:
         try:
             data = _encoder.encode(line) + b"\n"
             with self._lock:
-                self._append(data)
+                try:
+                    self._append(data)
+                except OSError:
+                    # The next one opens it anew: whoever mends the folder may have put another file there.
+                    self._shut()
+                    raise
         except (OSError, TypeError, ValueError, msgspec.MsgspecError) as error:
             raise PolicyError(
                 f"the decision cannot be written to the log in {self.folder} ({error}), and what is not "
@@ -121,7 +126,7 @@ class DecisionLog:
             ) from error
 
     def _append(self, data: bytes) -> None:
-        if self._descriptor < 0 or self._size > self._max_bytes or time.time() >= self._until:
+        if self._descriptor < 0 or self._size > self._max_bytes or time.time() >= self._until or self._is_removed():
             self._open()
         if self._torn:
             data = b"\n" + data
@@ -131,6 +136,10 @@ class DecisionLog:
         self._size += written
         if self._torn:
             raise OSError(f"only {written} of {len(data)} bytes were written")
+
+    def _is_removed(self) -> bool:
+        """Whether the open file has no name any more, so that nobody would ever read what is written to it."""
+        return os.fstat(self._descriptor).st_nlink == 0
 
     def _open(self) -> None:
         self._shut()
