@@ -104,8 +104,8 @@ class Application:
         )
         # A question's state is bound to the caller, and to this process: it ends with the questions it names.
         state = RequestStateSecurity(keys=[os.urandom(32)], bind_principal=lambda ctx: self.access.principal_of(ctx).id)
-        server.middleware.append(translate)
-        server.middleware.append(RequestStateBoundary(state, default_audience=name))
+        # In place of the SDK's spans for OpenTelemetry, which cost every call though nothing here exports them.
+        server.middleware[:] = [translate, RequestStateBoundary(state, default_audience=name)]
         return server
 
     async def _list_tools(self, ctx: RequestContext, params: PaginatedRequestParams | None) -> dict[str, Any]:

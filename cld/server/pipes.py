@@ -230,7 +230,8 @@ class Pipes:
             while self._outgoing:
                 if not self._poll.poll(0):
                     await self._writable()
-                del self._outgoing[: os.write(self._write_fd, self._outgoing[:WRITE_BYTES])]
+                chunk = self._outgoing if len(self._outgoing) <= WRITE_BYTES else self._outgoing[:WRITE_BYTES]
+                del self._outgoing[: os.write(self._write_fd, chunk)]
 
     async def _flush_on(self) -> None:
         with contextlib.suppress(OSError):
