@@ -144,6 +144,7 @@ def test_the_compiler_is_found_by_setting_then_path_then_tools_folders(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(tmp_path / "path"))
     policies = tmp_path / "project" / "policies"
+    monkeypatch.setattr(compiler, "CHECKOUT", policies.parent)
     assert find_opa("", policies) is None
     project = executable(tmp_path / "project" / ".cache" / "bin" / "opa")
     assert find_opa("", policies) == project
@@ -162,8 +163,19 @@ def test_the_compiler_is_found_by_setting_then_path_then_tools_folders(
 def test_a_compiler_that_others_may_change_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(tmp_path / "path"))
+    monkeypatch.setattr(compiler, "CHECKOUT", tmp_path / "project")
     executable(tmp_path / "project" / ".cld" / "bin" / "opa", 0o777)
     assert find_opa("", tmp_path / "project" / "policies") is None
+
+
+def test_a_program_that_lies_beside_somebody_elses_rules_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", str(tmp_path / "path"))
+    for folder in (".cld", ".cache"):
+        executable(tmp_path / "cloned" / folder / "bin" / "opa")
+    assert find_opa("", tmp_path / "cloned" / "policies") is None
 
 
 @needs_opa

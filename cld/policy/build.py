@@ -40,6 +40,9 @@ from cld.policy.lock import (
 SECONDS = 120
 """How long one run of `opa` may take."""
 
+CHECKOUT = Path(__file__).absolute().parents[2]
+"""Where cld's own sources are, or whatever is above an installed package."""
+
 EXECUTABLE = "opa.exe" if sys.platform == "win32" else "opa"
 
 
@@ -51,10 +54,10 @@ class Compiled(msgspec.Struct, frozen=True):
 
 
 def find_opa(setting: str = "", folder: Path | None = None) -> Path | None:
-    """The compiler: as set, else on PATH, else where `install_opa` puts it, else beside the rules' project.
+    """The compiler: as set, else on PATH, else where `install_opa` puts it, else, for cld's own rules, in its checkout.
 
-    Beside the project means `.cld/bin` and `.cache/bin` next to the rules' folder, and only a file of this
-    user or root that nobody else can write.
+    In the checkout means in `.cld/bin` or `.cache/bin`, and only a file of this user or root that nobody else
+    can write. Beside other rules nothing is looked for: who looks at somebody's tree must not run their programs.
 
     Raises:
         PolicyError: the setting names no executable file.
@@ -68,9 +71,8 @@ def find_opa(setting: str = "", folder: Path | None = None) -> Path | None:
         return Path(found)
     own = private_folder("bin")
     candidates = [own / EXECUTABLE] if own else []
-    if folder is not None:
-        project = folder.absolute().parent
-        candidates += [project / ".cld" / "bin" / EXECUTABLE, project / ".cache" / "bin" / EXECUTABLE]
+    if folder is not None and folder.absolute().parent == CHECKOUT:
+        candidates += [CHECKOUT / ".cld" / "bin" / EXECUTABLE, CHECKOUT / ".cache" / "bin" / EXECUTABLE]
     return next((one for one in candidates if _is_executable(one) and _is_safe(one)), None)
 
 
