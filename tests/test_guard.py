@@ -264,6 +264,26 @@ async def test_rules_on_meta_see_the_meta_there_and_the_one_to_come(store: Store
         await mine.history(A)
 
 
+async def test_under_rules_on_meta_what_became_secret_is_secret_in_all_versions_and_when_it_is_broken(
+    store: Store, tmp_path: Path
+) -> None:
+    old = (await store.put(Draft(A, {}, Meta(purpose="open")), by="user:setup")).version
+    await store.put(Draft(A, {}, Meta(purpose="secret")), by="user:setup", if_version="*")
+    mine = guarded(store, lambda p, action, uri, meta: (meta or {}).get("purpose") != "secret", needs_meta=True)
+
+    async def nothing_is_told() -> None:
+        for call in (mine.get(A), mine.get(A, old), mine.history(A), mine.delete(A)):
+            with pytest.raises(ResourceNotFound):
+                await call
+        assert (await mine.list()).uris == ()
+
+    await nothing_is_told()
+    (tmp_path / "resources" / f"{A}.json").write_text('{"content": {"password": "1234", }')
+    await nothing_is_told()
+    await store.put(Draft(A, {}, Meta(purpose="open")), by="user:setup", if_version="*")
+    assert (await mine.get(A, old)).resource.meta.purpose == "open"
+
+
 async def test_content_must_fit_the_schema_of_its_type(store: Store) -> None:
     with pytest.raises(InvalidResource, match="role"):
         await guarded(store, everything).put(Draft(parse_uri("cld:common.Message.m"), {"role": 3, "text": "hi"}))

@@ -1,6 +1,7 @@
 """The guarded store: the six verbs of a store, each decided before anything is opened."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import msgspec
 from anyio.lowlevel import checkpoint
@@ -54,7 +55,7 @@ class GuardedStore:
         return self.guard.allows("read", uri, self.context, meta)
 
     async def get(self, uri: URI, version: str | None = None) -> Stored:
-        """As `Store.get`; a resource that may not be read is not found.
+        """As `Store.get`; a resource that may not be read is not found, nor is any older version of it.
 
         Raises:
             ResourceNotFound, InvalidResource: as `Store.get`.
@@ -66,10 +67,13 @@ class GuardedStore:
         try:
             stored = await self._store.get(uri, version)
         except InvalidResource:
-            if self.may_read(uri):
+            if self.may_read(uri, (await self._metas_of_change(uri, None))[0]):
                 raise
             raise ResourceNotFound(uri, version) from None
-        if not self.may_read(uri, _plain(stored.resource.meta)):
+        metas: list[Metas] = [_plain(stored.resource.meta)]
+        if version is not None:
+            metas += await self._metas_of_change(uri, None)
+        if not all(self.may_read(uri, meta) for meta in metas):
             raise ResourceNotFound(uri, version)
         return stored
 
@@ -210,14 +214,14 @@ class GuardedStore:
         return [_plain(meta) for meta in (there, new) if meta is not None] or [{}]
 
     async def _meta_there(self, uri: URI) -> Meta | None:
-        """The resource's meta, or its last one where it is gone; None where there is no valid one."""
-        try:
+        """The resource's meta, or its last valid one where it is gone or broken; None where there never was one."""
+        with suppress(InvalidResource, ResourceNotFound):
             return (await self._store.get(uri)).resource.meta
-        except InvalidResource:
-            return None
-        except ResourceNotFound:
-            version = next((r.version for r in await self._store.history(uri) if r.revision is not None), None)
-        return None if version is None else (await self._store.get(uri, version)).resource.meta
+        for revision in await self._store.history(uri):
+            if revision.revision is not None:
+                with suppress(InvalidResource, ResourceNotFound):
+                    return (await self._store.get(uri, revision.version)).resource.meta
+        return None
 
     async def _require_below(self, uri: URI) -> None:
         """Raises AccessDenied when something below `uri` may not be deleted, ApprovalRequired when a person must agree.
