@@ -17,10 +17,17 @@ from mcp_types import (
 )
 from server_world import ADA, BOB, MODES, World, call, client, fail, world
 
+from cld.config import Settings
+from cld.runtime import Runtime
 from cld.server import call as call_module
+from cld.server.access import Identity
+from cld.server.application import Application
+from cld.server.call import Reply
+from cld.server.registry import Annotations, Tool
 
 pytestmark = pytest.mark.anyio
 
+RULES = Path(__file__).parent.parent / "policies"
 TOP = "cld:common.Conversation.c"
 BELOW = f"{TOP}/common.Message.m"
 APPROVAL: Any = {"delete": {"require_approval": {"reason": "deletes are checked"}}}
@@ -130,6 +137,23 @@ async def test_a_call_itself_can_be_what_needs_approval(tmp_path: Path, mode: st
         assert result.is_error is (answer == "decline")
         assert await exists(made) is (answer == "accept")
         assert len(person.asked) == 1 and "Write a resource" in person.asked[0]
+
+
+@pytest.mark.parametrize("destructive", [True, False])
+async def test_the_rules_ask_for_approval_of_a_tool_that_says_it_destroys(tmp_path: Path, destructive: bool) -> None:
+    async def done(call: Any, args: Any) -> Reply:
+        return Reply({"done": True})
+
+    settings = Settings(root=str(tmp_path / "tree"), policies=str(RULES), durability="none")
+    async with Runtime.open(settings) as runtime:
+        application = Application(runtime, lambda _: Identity(runtime.principal))
+        hints = Annotations(read_only=False, destructive=destructive, idempotent=False)
+        application.registry.replace("test", [Tool("wipe", "Wipe", "Wipes", {"type": "object"}, dict, done, hints)])
+        async with Client(application.server()) as host:
+            if destructive:
+                assert "destructive" in (await fail(host, "wipe"))["message"]
+            else:
+                assert (await call(host, "wipe"))["done"]
 
 
 async def raw(host: Client, arguments: dict[str, Any], **more: Any) -> InputRequiredResult | CallToolResult:

@@ -46,9 +46,11 @@ class Access:
         expires = self.identity_of(ctx).expires
         return None if expires is None else max(0.0, expires - time.time())
 
-    def context(self, ctx: RequestContext, tool: str, arguments: Mapping[str, Any]) -> Context:
+    def context(
+        self, ctx: RequestContext, tool: str, arguments: Mapping[str, Any], *, destructive: bool = False
+    ) -> Context:
         """The circumstances that policy is told; `tool` is the MCP method where no tool is called."""
-        return Context(tool=tool, arguments=arguments, host=host_of(ctx))
+        return Context(tool=tool, arguments=arguments, host=host_of(ctx), destructive=destructive)
 
     def store(self, ctx: RequestContext, method: str) -> GuardedStore:
         """The store as the caller may use it in a request that is no tool call."""

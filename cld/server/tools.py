@@ -46,7 +46,8 @@ class Tools:
         read, misfit = _read(tool, given)
         principal = self._access.principal_of(ctx)
         # Arguments that do not fit never reach the rules.
-        context = self._access.context(ctx, tool.name, _canonical(given, read) if misfit is None else {})
+        arguments = _canonical(given, read) if misfit is None else {}
+        context = self._access.context(ctx, tool.name, arguments, destructive=tool.annotations.destructive)
         try:
             decision = self._access.runtime.guard(principal).decide("call", tool.uri, context)
             if not decision.allow:
