@@ -129,7 +129,7 @@ class GuardedStore:
             # One more than asked for tells whether there is a next page.
             batch = min(MAX_LIMIT, max(limit + 1 - len(found), DEFAULT_LIMIT))
             page = await self._store.list(prefix, type=type, depth=depth, cursor=cursor, limit=batch)
-            found += await self._readable(page.uris)
+            found += await self.readable(page.uris)
             if len(found) > limit:
                 return Page(uris=tuple(found[:limit]), cursor=found[limit - 1])
             if page.cursor is None:
@@ -184,8 +184,8 @@ class GuardedStore:
         meta = (await self._metas_of_change(event.uri, None))[0]
         return self.guard.allows("subscribe", event.uri, self.context, meta) and self.may_read(event.uri, meta)
 
-    async def _readable(self, uris: Sequence[URI]) -> Sequence[URI]:
-        """Those of `uris` that may be both read and listed."""
+    async def readable(self, uris: Sequence[URI]) -> Sequence[URI]:
+        """Those of `uris` that may be both read and listed, in their order, whether or not they are there."""
         metas = [(await self._metas_of_change(uri, None))[0] for uri in uris] if self.guard.needs_meta else None
         read = self.guard.filter("read", uris, self.context, metas)
         kept = [index for index, allowed in enumerate(read) if allowed]

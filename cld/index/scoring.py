@@ -1,0 +1,147 @@
+"""Scores: how well each passage answers a question, from the question and that passage alone. Pure.
+
+No statistics of other texts enter, so nothing the caller may not read can move a score. What another
+search engine counts in its documents (how rare a word is) comes here from a table that does not depend
+on the tree, and lengths are compared with a fixed one. The arithmetic gives the same bits for a passage
+wherever it stands: dot products are of whole numbers below 2^24, all else is done element by element.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import msgspec
+
+from cld.index import Mode
+from cld.index.arrays import Floats, Mask, Numbers, Scores, np
+from cld.index.segment import PLACE, POSITION_BITS, SCALE, Segment
+from cld.index.wordllama import rarity_of
+from cld.index.words import NAME, TITLE, hash_of, words_of
+
+MEANING = 0.5
+"""The share of meaning in a hybrid score; the rest is of words."""
+
+# BM25's saturation and length normalisation at their usual values (Robertson and Zaragoza, The Probabilistic
+# Relevance Framework, 2009), with the lengths compared to a passage's usual one.
+_K1 = 1.2
+_B = 0.75
+_USUAL_WORDS = 120.0
+_TITLE_WEIGHT = 3.0
+_NAME_WEIGHT = 0.5
+_PAIR = 0.5
+_COMMON = 2.0
+"""Words less rare than this (the, of, and) make no pairs."""
+_FAR = 4
+"""Words of the question further apart than this make no pair."""
+
+_MOST_WORDS = 64
+"""Of a question longer than this the first words count, its meaning as a whole."""
+
+_BLOCK = 512
+"""Rows at a time: small enough to stay in the processor's cache, and below where libraries begin to use threads."""
+
+
+class Word(msgspec.Struct, frozen=True):
+    """A word of the question: its hash, how much it weighs, and where it first stands there."""
+
+    word: str
+    term: int
+    weight: float
+    position: int
+
+
+class Question(msgspec.Struct, frozen=True):
+    """What is asked, ready to be compared; `vector` None where meaning is not, or cannot be, compared."""
+
+    text: str
+    words: tuple[Word, ...]
+    vector: "Floats | None"
+    background: float
+
+
+class Scored(msgspec.Struct, frozen=True):
+    """For each row: the score that counts, and the two it is made of (`meaning` is the cosine)."""
+
+    score: Scores
+    words: Scores
+    meaning: Scores
+
+
+def question_of(text: str, vector: "Floats | None" = None, background: float = 0.0) -> Question:
+    """The question in `text`; `vector` is its embedding, as `quantise` makes it."""
+    words: dict[str, Word] = {}
+    for position, word in words_of(text):
+        if word not in words:
+            words[word] = Word(word, hash_of(word), rarity_of(word), position)
+    return Question(text, tuple(words.values())[:_MOST_WORDS], vector, background)
+
+
+def score(segment: Segment, question: Question, mode: Mode, wanted: "Mask | None" = None) -> Scored:
+    """The scores of the segment's rows, or of those where `wanted` (one flag a row), zero elsewhere."""
+    words = _score_words(segment, question) if mode != "meaning" else np.zeros(segment.rows)
+    meaning = np.zeros(segment.rows)
+    if mode != "words" and question.vector is not None:
+        meaning = _cosines(segment, question.vector, wanted)
+    clear = np.maximum(0.0, (meaning - question.background) / (1.0 - question.background))
+    if mode == "words" or question.vector is None:
+        total = words
+    elif mode == "meaning":
+        total = clear
+    else:
+        total = (1.0 - MEANING) * words + MEANING * clear
+    return Scored(total if wanted is None else np.where(wanted, total, 0.0), words, meaning)
+
+
+def _cosines(segment: Segment, vector: Floats, wanted: "Mask | None") -> Scores:
+    found = np.zeros(segment.rows)
+    vectors = segment.vectors
+    query = vector.astype(np.float32)
+    buffer = np.empty((_BLOCK, vectors.shape[1]), np.float32)
+    for first in range(0, segment.rows, _BLOCK):
+        end = min(first + _BLOCK, segment.rows)
+        if wanted is not None and not wanted[first:end].any():
+            continue
+        block = buffer[: end - first]
+        np.copyto(block, vectors[first:end], casting="unsafe")
+        found[first:end] = block @ query
+    return found / (SCALE * SCALE)
+
+
+def _score_words(segment: Segment, question: Question) -> Scores:
+    total = np.zeros(segment.rows)
+    best = 0.0
+    if not question.words:
+        return total
+    spread = _K1 * (1.0 - _B + _B * segment.lengths / _USUAL_WORDS)
+    places: list[Numbers] = []
+    for word in question.words:
+        keys = segment.keys_of(word.term)
+        places.append(keys)
+        best += word.weight
+        if not len(keys):
+            continue
+        position = keys & np.uint32(PLACE)
+        weight = np.where(position >= NAME, _NAME_WEIGHT, np.where(position >= TITLE, _TITLE_WEIGHT, 1.0))
+        count = np.bincount((keys >> np.uint32(POSITION_BITS)).astype(np.intp), weight, segment.rows)
+        total += word.weight * (count / (count + spread))
+    for (one, there), (other, here) in _pairs(question.words, places):
+        weight = _PAIR * min(one.weight, other.weight)
+        best += weight
+        if not (len(there) and len(here)):
+            continue
+        distance = other.position - one.position
+        few, many, shift = (there, here, distance) if len(there) <= len(here) else (here, there, -distance)
+        sought = few + np.uint32(shift % (1 << 32))
+        at = np.searchsorted(many, sought)
+        together = few[many[np.minimum(at, len(many) - 1)] == sought]
+        hit = np.zeros(segment.rows)
+        hit[together >> np.uint32(POSITION_BITS)] = 1.0
+        total += weight * hit
+    return total / best
+
+
+def _pairs(
+    words: Sequence[Word], places: "Sequence[Numbers]"
+) -> "list[tuple[tuple[Word, Numbers], tuple[Word, Numbers]]]":
+    """Words that say something and follow one another in the question, perhaps with common ones in between."""
+    rare = [(word, keys) for word, keys in zip(words, places, strict=True) if word.weight > _COMMON]
+    return [(one, other) for one, other in pairwise(rare) if other[0].position - one[0].position <= _FAR]
