@@ -32,15 +32,14 @@ _renameat2 = None
 if sys.platform == "linux":
     _libc = ctypes.CDLL(None, use_errno=True)
     _syscall = _libc.syscall
-    _syscall.restype = ctypes.c_long
-    _syscall.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t]
+    _syscall.restype = ctypes.c_long  # no argtypes: every read comes by here, and converting by them costs a third
     _renameat2 = getattr(_libc, "renameat2", None)
     if _renameat2 is not None:
         _renameat2.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
 
-# One structure per set of flags, whose address the kernel is given, and what keeps them alive.
-_hows: dict[int, int] = {}
-_kept: list[_How] = []
+_NUMBER = ctypes.c_long(_SYS_OPENAT2)
+_HOW_SIZE = ctypes.c_size_t(ctypes.sizeof(_How))
+_hows: dict[int, bytes] = {}  # the structure for each set of flags, which the kernel only reads
 
 
 def openat2(base: int, path: str, flags: int) -> int:
@@ -52,20 +51,19 @@ def openat2(base: int, path: str, flags: int) -> int:
     how = _hows.get(flags) or _how(flags)
     if len(path) > _LONGEST:
         return _open_long(base, path, flags)
-    for _ in range(_PATIENCE):
-        fd = _syscall(_SYS_OPENAT2, base, path.encode(), how, 24)
-        if fd >= 0:
-            return fd
+    fd = _syscall(_NUMBER, base, path.encode(), how, _HOW_SIZE)
+    turns = 0
+    while fd < 0:
         # EAGAIN: something was renamed meanwhile and the kernel could not be certain; EINTR: a signal.
-        if (code := ctypes.get_errno()) not in (errno.EAGAIN, errno.EINTR):
+        code, turns = ctypes.get_errno(), turns + 1
+        if code not in (errno.EAGAIN, errno.EINTR) or turns == _PATIENCE:
             raise OSError(code, os.strerror(code), path)
-    raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
+        fd = _syscall(_NUMBER, base, path.encode(), how, _HOW_SIZE)
+    return fd
 
 
-def _how(flags: int) -> int:
-    made = _How(flags | os.O_CLOEXEC, 0, _RESOLVE)
-    _kept.append(made)
-    _hows[flags] = ctypes.addressof(made)
+def _how(flags: int) -> bytes:
+    _hows[flags] = bytes(_How(flags | os.O_CLOEXEC, 0, _RESOLVE))
     return _hows[flags]
 
 
