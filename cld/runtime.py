@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -25,6 +25,7 @@ from cld.guard import Guard, GuardedStore, GuardedSubscription
 from cld.guard.events import hear
 from cld.policy import Action, Context
 from cld.policy.explain import explain
+from cld.policy.folder import NO_REVISION
 from cld.policy.log import DecisionLog
 from cld.policy.rego import RegoPolicy
 from cld.principal import Principal, parse_principal
@@ -51,6 +52,7 @@ class Runtime:
         self._journal = journal
         self._schemas = Schemas(self._schema_at)
         self._bus: EventBus | None = None
+        self._listeners: dict[object, Callable[[], None]] = {}
 
     @classmethod
     @asynccontextmanager
@@ -125,6 +127,20 @@ class Runtime:
             found.append(self._store.warning)
         return found
 
+    def refusal(self) -> str:
+        """Why nothing at all can be decided, so that everything is denied; empty while a policy is in force."""
+        return "; ".join(self._policy.problems()) if self._policy.revision == NO_REVISION else ""
+
+    def on_policy_change(self, tell: Callable[[], None]) -> Callable[[], None]:
+        """Call `tell` soon after other rules or data came into force; the function returned ends that."""
+        token = object()
+        self._listeners[token] = tell
+
+        def end() -> None:
+            self._listeners.pop(token, None)
+
+        return end
+
     def doctor(self, *, fix: bool = True) -> AsyncIterator[Finding]:
         """Everything in the tree that is not as it should be, repaired where that loses nothing.
 
@@ -145,7 +161,7 @@ class Runtime:
         return stored.version, stored.resource.content
 
     async def _refresh_on(self) -> None:
-        known = self.problems()
+        known, revision = self.problems(), self._policy.revision
         while True:
             await asyncio.sleep(REFRESH_SECONDS)
             try:
@@ -156,6 +172,10 @@ class Runtime:
                 for problem in now:
                     log.warning("%s", problem)
                 known = now
+            if self._policy.revision != revision:
+                revision = self._policy.revision
+                for tell in list(self._listeners.values()):
+                    tell()
 
     async def _stop_watching(self) -> None:
         if self._bus is not None:

@@ -19,12 +19,17 @@ from mcp_types import (
     ResourceUpdatedNotification,
     ToolListChangedNotification,
 )
+from policy_folder import Folder
 from server_world import MODES, World, client, world
 from test_server_tools import tool
 
-from cld.policy import Action
+from cld import runtime as runtime_module
+from cld.config import Settings, Watch
+from cld.policy import Action, Context
 from cld.principal import Principal
 from cld.resource import Draft
+from cld.runtime import Runtime
+from cld.server import subscriptions
 from cld.server.access import Identity
 from cld.server.application import Application
 from cld.server.subscriptions import pattern_of
@@ -273,7 +278,7 @@ async def test_a_client_that_left_leaves_nothing_behind(tmp_path: Path, mode: st
         with anyio.fail_after(5):
             while any("cld/server" in name for name in {str(task) for task in _tasks() - before}):
                 await anyio.sleep(0.01)
-        assert made.application.subscriptions._feeds == 0
+        assert not made.application.subscriptions._feeds
         assert not made.application.registry._listeners
 
 
@@ -289,3 +294,100 @@ async def test_what_a_token_allowed_ends_with_it(tmp_path: Path) -> None:
             with anyio.fail_after(10):
                 async for _ in stream:
                     pass
+
+
+async def test_who_subscribes_again_after_the_token_ended_is_told_again(tmp_path: Path) -> None:
+    async with world(tmp_path) as made:
+        await write(made, TOP)
+        who, ends = made.runtime.principal, time.time() + 0.3
+        made.application = Application(made.runtime, lambda _: Identity(who, ends))
+        async with listening(made, "legacy", TOP, resources=True) as (host, ear):
+            await write(made, TOP, turn=1)
+            await ear.heard(ResourceUpdated(TOP))
+            await anyio.sleep(max(0.0, ends - time.time()) + 0.1)
+            await write(made, TOP, turn=2)
+            ends = time.time() + 60
+            await host.subscribe_resource(TOP)
+            await host.list_resources()
+            await write(made, TOP, turn=3)
+            await write(made, "cld:my.A.new")
+            told = await ear.heard(ResourceUpdated(TOP))
+            assert ResourcesListChanged() in told or await ear.heard(ResourcesListChanged()) == []
+
+
+async def test_a_renewed_token_prolongs_what_is_subscribed_to(tmp_path: Path) -> None:
+    async with world(tmp_path) as made:
+        who, ends = made.runtime.principal, time.time() + 0.5
+        made.application = Application(made.runtime, lambda _: Identity(who, ends))
+        async with listening(made, "legacy", TOP) as (host, ear):
+            first, ends = ends, time.time() + 60
+            await host.subscribe_resource(TOP)
+            await anyio.sleep(max(0.0, first - time.time()) + 0.1)
+            await write(made, TOP)
+            await ear.heard(ResourceUpdated(TOP))
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_change_whose_decision_could_not_be_logged_is_told_once_it_can(
+    tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriptions, "RETRY_SECONDS", 0.01)
+    async with world(tmp_path) as made, listening(made, mode, TOP) as (_, ear):
+        made.journal.broken = True
+        asked = len(made.policy.questions)
+        await write(made, TOP)
+        with anyio.fail_after(20):
+            while len(made.policy.questions) < asked + 3:
+                await anyio.sleep(0.01)
+        made.journal.broken = False
+        await ear.heard(ResourceUpdated(TOP))
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_one_principal_does_not_take_all_the_room_for_being_told(
+    tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriptions, "FEEDS_PER_PRINCIPAL", 1)
+    async with world(tmp_path) as made, listening(made, mode, TOP):
+        with pytest.raises((MCPError, ExceptionGroup)) as caught:
+            async with listening(made, mode, TOP):
+                pass
+        assert "end some first" in "".join(traceback.format_exception(caught.value))
+        made.who = Principal("user:bob", "user")
+        async with listening(made, mode, TOP):
+            pass
+
+
+async def test_who_is_not_told_of_changed_lists_gets_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscriptions, "FEEDS_PER_PRINCIPAL", 0)
+    async with world(tmp_path) as made, client(made, "legacy") as host:
+        assert (await host.list_tools()).tools
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_an_edit_of_the_rules_that_takes_a_tool_away_changes_the_list_and_another_does_not(
+    tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime_module, "REFRESH_SECONDS", 0.05)
+    folder = Folder(tmp_path)
+    settings = Settings(
+        root=str(tmp_path / "tree"), policies=str(folder.path), durability="none", watch=Watch(poll_seconds=0.05)
+    )
+    async with Runtime.open(settings) as runtime:
+        made = Opened(runtime)
+        async with listening(made, mode, TOP, tools=True) as (_, ear):  # type: ignore[arg-type]
+            data = folder.read_data()
+            folder.write_data({**data, "limits": {}})
+            await anyio.sleep(0.5)  # longer than edits go unseen, and changes of lists are held back
+            await runtime.store(runtime.principal, Context()).put(Draft(URI(TOP), {}))
+            assert await ear.heard(ResourceUpdated(TOP)) == []
+            no_put = {"anyone": {"cld:tool.Tool.resource_put": {"deny": ["call"]}}}
+            folder.write_data({**data, "denies": no_put})
+            assert await ear.heard(ToolsListChanged()) == []
+
+
+class Opened:
+    """What `listening` needs of a world, over a runtime with real rules."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.application = Application(runtime, lambda _: Identity(runtime.principal))

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from mcp.shared.exceptions import MCPError
 from mcp.shared.subscriptions import ServerEvent
@@ -23,15 +24,20 @@ MOST_SUBSCRIPTIONS = 1024
 
 Ready = Callable[[], None]
 Source = Callable[[Ready], Awaitable[None]]
-"""Runs until it is cancelled; calls its argument once it will miss nothing more."""
+"""Runs until it is cancelled or at its end; calls its argument once it will miss nothing more."""
+
+
+@dataclass(frozen=True)
+class _Running:
+    task: asyncio.Task[None]
+    right: object
 
 
 class Feed:
     """What one client is to be told: the subscriptions that fill it, and what waits to be sent."""
 
     def __init__(self) -> None:
-        self._sources: dict[str, asyncio.Task[None]] = {}
-        self._undo: list[Callable[[], None]] = []
+        self._sources: dict[str, _Running] = {}
         self._waiting: dict[ServerEvent, None] = {}
         self._arrived = asyncio.Event()
 
@@ -39,40 +45,46 @@ class Feed:
         self._waiting[event] = None
         self._arrived.set()
 
-    def has(self, key: str) -> bool:
-        return key in self._sources
-
-    async def follow(self, key: str, source: Source) -> None:
+    async def follow(self, key: str, source: Source, right: object = None) -> None:
         """Run `source` in the background under `key`; returns once it called its argument: it misses nothing more.
+
+        `right` is by what it may hear. One that runs by an equal right stays; one by another right, such as
+        a token that ends earlier, gives way, with nothing missed between the two.
 
         Raises:
             MCPError: there are too many, or it ended before it got that far.
         """
-        if key in self._sources:
-            return
-        if len(self._sources) >= MOST_SUBSCRIPTIONS:
+        before = self._sources.get(key)
+        if before is not None and not before.task.done():
+            if before.right == right:
+                return
+        elif len(self._sources) >= MOST_SUBSCRIPTIONS:
             raise MCPError(
                 code=INVALID_REQUEST, message=f"more than {MOST_SUBSCRIPTIONS} subscriptions; end some first"
             )
         ready = asyncio.Event()
         task = asyncio.create_task(logged(source(ready.set), key))
-        self._sources[key] = task
+        self._sources[key] = running = _Running(task, right)
+        # One that ended may be begun again.
+        task.add_done_callback(lambda _: self._forget(key, running))
         waiting = asyncio.create_task(ready.wait())
         try:
             await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             waiting.cancel()
+            if before is not None:
+                await stopped(before.task)
         if not ready.is_set():
-            self._sources.pop(key, None)
             raise MCPError(code=INTERNAL_ERROR, message=f"{key} cannot be watched; the server's log says why")
 
-    def also_undo(self, undo: Callable[[], None]) -> None:
-        self._undo.append(undo)
+    def _forget(self, key: str, running: _Running) -> None:
+        if self._sources.get(key) is running:
+            del self._sources[key]
 
     async def leave(self, key: str) -> None:
         """Stop the source under `key`, if there is one."""
-        if (task := self._sources.pop(key, None)) is not None:
-            await stopped(task)
+        if (running := self._sources.pop(key, None)) is not None:
+            await stopped(running.task)
 
     async def send(self, send: Callable[[ServerEvent], Awaitable[None]]) -> None:
         """Send what there is to tell, for ever."""
@@ -85,12 +97,10 @@ class Feed:
                 await send(event)
 
     async def aclose(self) -> None:
-        for undo in self._undo:
-            undo()
-        tasks = list(self._sources.values())
+        ending = list(self._sources.values())
         self._sources.clear()
-        for task in tasks:
-            await stopped(task)
+        for running in ending:
+            await stopped(running.task)
 
 
 class Coalesced:

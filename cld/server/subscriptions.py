@@ -12,7 +12,8 @@ resource that changed.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Literal
@@ -43,14 +44,15 @@ from mcp_types import (
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-from cld.errors import CldError
+from cld.errors import CldError, PolicyError, StoreError
 from cld.events import Event
-from cld.guard import GuardedStore
+from cld.guard import Guard, GuardedStore, GuardedSubscription
+from cld.policy import Context
 from cld.runtime import Runtime
 from cld.server.access import Access, RequestContext
 from cld.server.feeds import Coalesced, Feed, Ready, Source, logged, stopped
 from cld.server.prompts import TYPE as PROMPT
-from cld.server.registry import Registry
+from cld.server.registry import Registry, Tool
 from cld.uri import URI, from_host, is_within, parse_uri
 
 log = logging.getLogger("cld.server")
@@ -60,6 +62,12 @@ Listed = Literal["tools", "prompts", "resources"]
 BELOW = "**"
 MOST_FEEDS = 1024
 """How many clients a server tells of changes at the same time."""
+
+FEEDS_PER_PRINCIPAL = 128
+"""How many of them may be one principal's, so that nobody takes all."""
+
+RETRY_SECONDS = 1.0
+"""How long after an event could not be decided on it is tried again."""
 
 _CHANGED: dict[Listed, ServerEvent] = {
     "tools": ToolsListChanged(),
@@ -100,14 +108,15 @@ class Subscriptions:
     def __init__(self, access: Access, registry: Registry) -> None:
         self._access = access
         self._registry = registry
-        self._feeds = 0
+        self._feeds: Counter[str] = Counter()
 
     async def subscribe(self, ctx: RequestContext, params: SubscribeRequestParams) -> EmptyResult:
         """Tell the client of changes from now on, also of a resource that is not there yet."""
         pattern = pattern_of(str(params.uri))
         store = self._access.store(ctx, "resources/subscribe")
         feed = await self._feed_of(ctx)
-        await feed.follow(_key(pattern), self._until_expiry(ctx, partial(self._updates, store, pattern, feed)))
+        source = self._until_expiry(ctx, partial(self._updates, store, pattern, feed))
+        await feed.follow(_key(pattern), source, self._access.identity_of(ctx))
         return EmptyResult()
 
     async def unsubscribe(self, ctx: RequestContext, params: UnsubscribeRequestParams) -> EmptyResult:
@@ -116,8 +125,13 @@ class Subscriptions:
 
     async def list_told(self, ctx: RequestContext, listed: Listed) -> None:
         """From now on tell the client when the list it is about to get changes; for those who do not listen."""
-        if ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS:
+        if ctx.protocol_version in MODERN_PROTOCOL_VERSIONS:
+            return
+        try:
             await self._follow_list(ctx, listed, await self._feed_of(ctx))
+        except MCPError as error:
+            # The list itself is what was asked for.
+            log.warning("%s is not told of changed lists: %s", self._access.principal_of(ctx).id, error)
 
     async def listen(self, ctx: RequestContext, params: SubscriptionsListenRequestParams) -> SubscriptionsListenResult:
         """One stream: first what it will tell, then that, until the client ends it or its token does."""
@@ -131,7 +145,7 @@ class Subscriptions:
         async def send(event: ServerEvent) -> None:
             await ctx.session.send_notification(event_to_notification(event, meta), ctx.request_id)
 
-        async with self._new_feed() as feed:
+        async with self._new_feed(ctx) as feed:
             for pattern in patterns:
                 await feed.follow(_key(pattern), partial(self._updates, store, pattern, feed))
             lists: list[tuple[Listed, bool | None]] = [
@@ -163,40 +177,75 @@ class Subscriptions:
         connection: Connection = ctx.session._connection  # pyright: ignore[reportPrivateUsage]
         feed = connection.state.get("cld.feed")
         if not isinstance(feed, Feed):
-            feed = await connection.exit_stack.enter_async_context(self._new_feed())
+            feed = await connection.exit_stack.enter_async_context(self._new_feed(ctx))
             connection.state["cld.feed"] = feed
             sending = asyncio.create_task(logged(feed.send(partial(_send_on, connection)), "notifications"))
             connection.exit_stack.push_async_callback(stopped, sending)
         return feed
 
     @asynccontextmanager
-    async def _new_feed(self) -> AsyncGenerator[Feed]:
-        if self._feeds >= MOST_FEEDS:
+    async def _new_feed(self, ctx: RequestContext) -> AsyncGenerator[Feed]:
+        whose = self._access.principal_of(ctx).id
+        if self._feeds[whose] >= FEEDS_PER_PRINCIPAL:
+            raise MCPError(
+                code=INVALID_REQUEST,
+                message=f"more than {FEEDS_PER_PRINCIPAL} clients of {whose} are being told of changes; end some first",
+            )
+        if self._feeds.total() >= MOST_FEEDS:
             raise MCPError(code=INTERNAL_ERROR, message=f"more than {MOST_FEEDS} clients are being told of changes")
-        self._feeds += 1
+        self._feeds[whose] += 1
         feed = Feed()
         try:
             yield feed
         finally:
-            self._feeds -= 1
+            self._feeds[whose] -= 1
+            self._feeds += Counter()  # drops who has none
             await feed.aclose()
 
     async def _follow_list(self, ctx: RequestContext, listed: Listed, feed: Feed) -> None:
         tell = Coalesced(partial(feed.tell, _CHANGED[listed]))
-        if feed.has(listed):
-            return
         if listed == "tools":
-            feed.also_undo(self._registry.on_change(tell))
-            await feed.follow(listed, _forever)
-            return
-        store = self._access.store(ctx, f"{listed}/list")
-        types = frozenset({PROMPT}) if listed == "prompts" else None
-        await feed.follow(listed, self._until_expiry(ctx, partial(self._list_changes, store, types, tell)))
+            guard = self._runtime.guard(self._access.principal_of(ctx))
+            callable_now = partial(self._callable, guard, self._access.context(ctx, "tools/list", {}))
+            source = partial(self._tool_changes, callable_now, tell)
+        else:
+            types = frozenset({PROMPT}) if listed == "prompts" else None
+            source = partial(self._list_changes, self._access.store(ctx, f"{listed}/list"), types, tell)
+        await feed.follow(listed, self._until_expiry(ctx, source), self._access.identity_of(ctx))
+
+    def _callable(self, guard: Guard, context: Context) -> Sequence[Tool] | None:
+        """The tools that may be called now; None when that cannot be told."""
+        tools = self._registry.tools()
+        try:
+            allowed = guard.filter("call", [tool.uri for tool in tools], context)
+        except PolicyError:
+            return None
+        return [tool for tool, may_call in zip(tools, allowed, strict=True) if may_call]
+
+    async def _tool_changes(
+        self, callable_now: Callable[[], Sequence[Tool] | None], tell: Callable[[], None], ready: Ready
+    ) -> None:
+        """Tell when other tools may be called, be it that there are others or that the rules say otherwise."""
+        changed = asyncio.Event()
+        ends = [self._registry.on_change(changed.set), self._runtime.on_policy_change(changed.set)]
+        try:
+            known = callable_now()
+            ready()
+            while True:
+                await changed.wait()
+                changed.clear()
+                now = callable_now()
+                if now is None or now != known:
+                    tell()
+                known = now
+        finally:
+            for end in ends:
+                end()
 
     async def _updates(self, store: GuardedStore, pattern: Pattern, feed: Feed, ready: Ready) -> None:
         async with self._runtime.hear(store, pattern.prefix) as heard:
             ready()
-            async for event in heard:
+            async for event in _each(heard):
                 if (uri := pattern.told_as(event.uri)) is not None:
                     feed.tell(ResourceUpdated(uri=uri))
 
@@ -205,7 +254,7 @@ class Subscriptions:
     ) -> None:
         async with self._runtime.hear(store, types=types) as heard:
             ready()
-            async for event in heard:
+            async for event in _each(heard):
                 # A prompt's entry in the list tells its content; a resource's only that it is there.
                 if types is not None or await _comes_or_goes(store, event):
                     tell()
@@ -224,6 +273,24 @@ class Subscriptions:
     @property
     def _runtime(self) -> Runtime:
         return self._access.runtime
+
+
+async def _each(heard: GuardedSubscription) -> AsyncGenerator[Event]:
+    """The events that may be heard; one that cannot be decided on now is waited for, not passed over."""
+    failing = False
+    while True:
+        try:
+            event = await heard.next()
+        except (PolicyError, StoreError) as error:
+            if not failing:
+                log.warning("changes cannot be told for now: %s", error)
+            failing = True
+            await asyncio.sleep(RETRY_SECONDS)
+            continue
+        failing = False
+        if event is None:
+            return
+        yield event
 
 
 async def _comes_or_goes(store: GuardedStore, event: Event) -> bool:
@@ -251,8 +318,3 @@ async def _send_on(connection: Connection, event: ServerEvent) -> None:
 
 def _key(pattern: Pattern) -> str:
     return f"{pattern.prefix}{BELOW if pattern.below else ''}"
-
-
-async def _forever(ready: Ready) -> None:
-    ready()
-    await asyncio.Event().wait()
