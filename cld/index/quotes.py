@@ -22,7 +22,7 @@ class Quote(msgspec.Struct, frozen=True):
 
 
 def quote_of(passage: Passage, words: Sequence[Word]) -> Quote:
-    """The sentences with most of the question's words, at most `MAX_QUOTE` characters of one field; else its beginning."""
+    """The sentences with most of the question's words, up to `MAX_QUOTE` characters of a field; else its beginning."""
     weights = {word.word: word.weight for word in words}
     there = {word for text in (passage.text, passage.title, passage.name) for _, word in words_of(text)}
     best = (0.0, 0, 0, 0)

@@ -11,14 +11,22 @@ from itertools import pairwise
 
 import msgspec
 
-from cld.index import Mode
+from cld.index import DEFAULT_MODEL, Mode, Model
 from cld.index.arrays import Floats, Mask, Numbers, Scores, np
 from cld.index.segment import PLACE, POSITION_BITS, SCALE, Segment
 from cld.index.wordllama import rarity_of
 from cld.index.words import NAME, TITLE, hash_of, words_of
 
-MEANING = 0.5
-"""The share of meaning in a hybrid score; the rest is of words."""
+
+def share_of(model: Model) -> float:
+    """The share of meaning in a hybrid score; the rest is of words.
+
+    A sum of two scores on fixed scales serves better than one of ranks (Bruch et al., An Analysis of Fusion
+    Functions for Hybrid Retrieval, 2023), and is of one passage alone. A mean of word vectors
+    knows neither order nor context, so it says less than the words themselves; a contextual model as much.
+    """
+    return 1 / 3 if model.name == DEFAULT_MODEL else 1 / 2
+
 
 # BM25's saturation and length normalisation at their usual values (Robertson and Zaragoza, The Probabilistic
 # Relevance Framework, 2009), with the lengths compared to a passage's usual one.
@@ -55,7 +63,8 @@ class Question(msgspec.Struct, frozen=True):
     text: str
     words: tuple[Word, ...]
     vector: "Floats | None"
-    background: float
+    background: float = 0.0
+    share: float = 0.5
 
 
 class Scored(msgspec.Struct, frozen=True):
@@ -66,13 +75,13 @@ class Scored(msgspec.Struct, frozen=True):
     meaning: Scores
 
 
-def question_of(text: str, vector: "Floats | None" = None, background: float = 0.0) -> Question:
-    """The question in `text`; `vector` is its embedding, as `quantise` makes it."""
+def question_of(text: str, vector: "Floats | None", background: float, model: Model) -> Question:
+    """The question in `text`; `vector` is its embedding by `model`, as `quantise` makes it."""
     words: dict[str, Word] = {}
     for position, word in words_of(text):
         if word not in words:
             words[word] = Word(word, hash_of(word), rarity_of(word), position)
-    return Question(text, tuple(words.values())[:_MOST_WORDS], vector, background)
+    return Question(text, tuple(words.values())[:_MOST_WORDS], vector, background, share_of(model))
 
 
 def score(segment: Segment, question: Question, mode: Mode, wanted: "Mask | None" = None) -> Scored:
@@ -87,7 +96,7 @@ def score(segment: Segment, question: Question, mode: Mode, wanted: "Mask | None
     elif mode == "meaning":
         total = clear
     else:
-        total = (1.0 - MEANING) * words + MEANING * clear
+        total = (1.0 - question.share) * words + question.share * clear
     return Scored(total if wanted is None else np.where(wanted, total, 0.0), words, meaning)
 
 

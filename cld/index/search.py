@@ -15,7 +15,7 @@ from cld.errors import CldError, InvalidArgument, InvalidResource, ResourceNotFo
 from cld.events.pace import to_thread
 from cld.guard import GuardedStore
 from cld.index import Embedder, Hit, Mode, Model, Signal, Why
-from cld.index.arrays import Mask, np
+from cld.index.arrays import Mask, Positions, Scores, np
 from cld.index.embedding import choose_embedder
 from cld.index.passages import Passage, passages_of
 from cld.index.quotes import Quote, quote_of
@@ -126,7 +126,7 @@ class Search:
                 if mode == "meaning":
                     raise
                 log.warning("search: by words only, for %s", error)
-        return await to_thread(lambda: question_of(text, vector, view.manifest.background))
+        return await to_thread(lambda: question_of(text, vector, view.manifest.background, view.manifest.model))
 
 
 _Part = tuple[Segment, Scored]
@@ -181,10 +181,11 @@ def _ordered(parts: list[_Part]) -> Iterator[list[_Candidate]]:
     left = np.flatnonzero(scores > 0)
     size = _STEP
     while len(left):
-        mine = scores[left]
+        mine: Scores = scores[left]
         bound = float(np.partition(mine, -size)[-size]) if len(left) > size else 0.0
         step: list[_Candidate] = []
-        for at in left[mine >= bound].tolist():
+        best: Positions = left[mine >= bound]
+        for at in best.tolist():
             number = int(np.searchsorted(firsts, at, "right")) - 1
             segment, scored = parts[number]
             row = at - int(firsts[number])
