@@ -95,7 +95,7 @@ async def test_an_event_in_hand_when_a_wait_ends_is_not_lost() -> None:
         def hear(self, *wanted: Any) -> Any:
             return contextlib.nullcontext(Slow())
 
-    inbox = inboxes.Inbox(ADA.id)
+    inbox = inboxes.Inbox(ADA)
     await inbox.open(cast(Any, Source()), cast(Any, None), inboxes.Wanted(ROOT, None, None))
     first = await inbox.take("0", 0.01)
     assert first is not None and first.events == ()
@@ -244,3 +244,19 @@ async def test_published_events_reach_who_waits(tmp_path: Path, mode: str) -> No
             content = (await call(host, "resource_get", uri=published["uri"]))["content"]
             assert content == {"name": "done", "data": {"number": number}}
         assert (await fail(host, "event_publish", stream="a/b", name="x"))["field"] == "stream"
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_cursor_does_not_keep_roles_that_are_gone(tmp_path: Path, mode: str) -> None:
+    def rule(principal: Principal, action: Action, uri: str, meta: Mapping[str, str] | None) -> bool:
+        return action == "call" or "reader" in principal.roles
+
+    async with world(tmp_path, rule) as made, client(made, mode) as host:
+        made.who = Principal(ADA.id, "user", roles=("reader",))
+        cursor = (await wait(host, timeout_seconds=0))["cursor"]
+        made.who = ADA
+        await write(made, "cld:common.Text.a")
+        answer = await wait(host, cursor=cursor, timeout_seconds=1)
+        assert answer["missed"] and answer["events"] == []
+        made.who = Principal(ADA.id, "user", roles=("reader",))
+        assert uris(await wait(host, cursor=cursor)) == ["cld:common.Text.a"]

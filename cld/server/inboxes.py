@@ -2,7 +2,7 @@
 
 An inbox goes on hearing while nobody asks. What it handed out it keeps until the next call shows, by its
 cursor, that the answer arrived; so neither a lost answer nor a cancelled call loses an event. Inboxes
-belong to one principal, and are closed when unused for ten minutes or when that principal has too many.
+belong to one principal with the roles it had then, and are closed when unused for ten minutes or when that principal has too many.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ import msgspec
 
 from cld.events import Change, Event
 from cld.guard import GuardedStore, GuardedSubscription
+from cld.principal import Principal
 from cld.runtime import Runtime
 from cld.uri import URI
 
@@ -44,7 +45,7 @@ class Batch(msgspec.Struct, frozen=True):
 class Inbox:
     """One subscription, what it handed out last, and the read that is under way."""
 
-    def __init__(self, principal: str) -> None:
+    def __init__(self, principal: Principal) -> None:
         self.principal = principal
         self.name = secrets.token_urlsafe(12)
         self._lock = asyncio.Lock()
@@ -123,14 +124,14 @@ class Inboxes:
     async def wait(self, store: GuardedStore, wanted: Wanted, cursor: str | None, seconds: float) -> Batch:
         """Events after `cursor`, or from now on in a new inbox, waiting at most `seconds` for the first.
 
-        A cursor that is unknown, too old, or another principal's is answered at once with `missed` and the
-        cursor of a new inbox.
+        A cursor that is unknown, too old, another principal's, or from when this one had other roles, is
+        answered at once with `missed` and the cursor of a new inbox.
         """
         if cursor is None:
             return await self._begin(store, wanted, seconds)
         name, _, number = cursor.rpartition(".")
         inbox = self._inboxes.get(name)
-        if inbox is not None and inbox.principal == store.guard.principal.id:
+        if inbox is not None and inbox.principal == store.guard.principal:
             self._use(inbox)
             try:
                 batch = await inbox.take(number, seconds)
@@ -159,9 +160,9 @@ class Inboxes:
             raise
 
     async def _open(self, store: GuardedStore, wanted: Wanted) -> Inbox:
-        inbox = Inbox(store.guard.principal.id)
+        inbox = Inbox(store.guard.principal)
         await inbox.open(self._runtime, store, wanted)
-        mine = [other for other in self._inboxes.values() if other.principal == inbox.principal]
+        mine = [other for other in self._inboxes.values() if other.principal.id == inbox.principal.id]
         if len(mine) >= PER_PRINCIPAL:
             self._close(mine[0])
         self._use(inbox)
