@@ -33,6 +33,7 @@ _COMMANDS = {
     "watch": ("cld.cli.watch", "watch"),
     "put": ("cld.cli.writing", "put"),
     "rm": ("cld.cli.writing", "rm"),
+    "ingest": ("cld.cli.ingest", "ingest"),
     "doctor": ("cld.cli.doctor", "doctor"),
     "policy": ("cld.cli.policy", "policy"),
     "serve": ("cld.cli.serve", "serve"),

@@ -110,6 +110,23 @@ def _writing(add: Add) -> None:
     restore.add_argument("version", metavar="VERSION", help="a version, its first characters, or r3 for revision 3")
     restore.add_argument("--if-version", metavar="VERSION", help="only if it still has this version")
 
+    ingest = _command(add, "ingest", "take in files as documents and passages, and keep them in step")
+    ingest.add_argument("paths", metavar="PATH", nargs="+", help="a folder or a file")
+    ingest.add_argument(
+        "--below", metavar="URI", type=_prefix_text, default=ROOT, help="put the documents below this resource"
+    )
+    ingest.add_argument(
+        "--exclude",
+        action="append",
+        metavar="PATTERN",
+        default=[],
+        help="leave out what this matches, as in a .gitignore (may be repeated)",
+    )
+    ingest.add_argument(
+        "--check", action="store_true", help="look also whether unchanged files' passages are all there"
+    )
+    ingest.add_argument("--retry", action="store_true", help="try again what could not be converted before")
+
 
 def _governing(add: Add) -> None:
     doctor = _command(add, "doctor", "check the tree, the policy and the settings, past the policy")
