@@ -25,6 +25,7 @@ from cld.runtime import Runtime
 from cld.server import resources as resources_module
 from cld.server.access import Identity
 from cld.server.application import Application
+from cld.server.prompts import name_of
 from cld.store import Page, Revision, Stored
 from cld.store.local import LocalStore
 from cld.uri import ROOT, URI
@@ -207,7 +208,7 @@ async def test_readable_listed_told_and_completed_are_the_same(
                 assert await with_history(host) == expected
                 assert await completed(host) == expected
                 assert await heard(made, host) == expected
-                assert await prompts(host) == {uri.rpartition(".")[2] for uri in expected if ".Prompt." in uri}
+                assert await prompts(host) == {name_of(URI(uri)) for uri in expected if ".Prompt." in uri}
 
 
 async def said(host: Client, uri: str) -> list[str]:
@@ -233,13 +234,13 @@ async def said(host: Client, uri: str) -> list[str]:
         await host.read_resource(uri)
     answers.append(caught.value.error.model_dump(mode="json"))
     with pytest.raises(MCPError) as caught:
-        await host.get_prompt(uri.rpartition(".")[2])
-    answers.append(json.dumps(caught.value.error.model_dump(mode="json")).replace(uri.rpartition(".")[2], "ID"))
+        await host.get_prompt(name_of(URI(uri)))
+    answers.append(json.dumps(caught.value.error.model_dump(mode="json")).replace(name_of(URI(uri)), "ID"))
     answers += [
         (await host.complete(TEMPLATE, {"name": "path", "value": path})).model_dump(mode="json")
         for path in (uri, f"{uri}/")
     ]
-    reference = PromptReference(type="ref/prompt", name=uri.rpartition(".")[2])
+    reference = PromptReference(type="ref/prompt", name=name_of(URI(uri)))
     answers.append((await host.complete(reference, {"name": "uri", "value": ""})).model_dump(mode="json"))
     return [json.dumps(answer, sort_keys=True).replace(uri, "URI") for answer in answers]
 
@@ -344,7 +345,7 @@ async def test_where_nothing_is_allowed_nothing_is_opened_written_or_told(tmp_pa
                 ):
                     await tried(host.call_tool(tool, arguments))
                 await tried(host.read_resource(uri))
-                await tried(host.get_prompt(uri.rpartition(".")[2]))
+                await tried(host.get_prompt(name_of(URI(uri))))
                 await tried(host.complete(TEMPLATE, {"name": "path", "value": uri.removeprefix("cld:")}))
             await tried(host.call_tool("resource_list", {"depth": 64}))
             await tried(host.call_tool("event_publish", {"stream": "s", "name": "n"}))

@@ -1,6 +1,7 @@
 """Resources, prompts and completions as hosts see them, in both protocol eras."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from mcp_types import PromptReference, ResourceTemplateReference
 from server_world import MODES, call, client, world
 
 from cld.server import resources as resources_module
+from cld.server.prompts import name_of
+from cld.uri import URI
 
 pytestmark = pytest.mark.anyio
 
@@ -105,9 +108,9 @@ async def test_prompts_are_resources_with_their_arguments_filled_in(tmp_path: Pa
                 {"role": "assistant", "text": "About {{topic}}:"},
             ],
         )
-        await put(host, "cld:my.Folder.f/common.Prompt.hello", template="Say hello")
+        await put(host, "cld:common.Prompt.hello", template="Say hello")
         prompts = {prompt.name: prompt for prompt in (await host.list_prompts()).prompts}
-        assert list(prompts) == ["review", "hello"]
+        assert list(prompts) == ["hello", "review"]
         assert prompts["review"].title == "Review" and prompts["review"].description == "Reviews a text"
         assert [one.model_dump(exclude_none=True) for one in prompts["review"].arguments or []] == [
             {"name": "topic", "description": "What about", "required": True},
@@ -132,12 +135,28 @@ async def test_prompts_are_resources_with_their_arguments_filled_in(tmp_path: Pa
             assert caught.value.error.code == -32602
 
 
-async def test_the_first_prompt_in_tree_order_has_the_name(tmp_path: Path) -> None:
-    async with world(tmp_path) as made, client(made, "legacy") as host:
-        await put(host, "cld:my.Folder.f/common.Prompt.same", template="second")
-        await put(host, "cld:common.Prompt.same", template="first")
-        assert [prompt.name for prompt in (await host.list_prompts()).prompts] == ["same"]
-        assert (await host.get_prompt("same")).messages[0].content.text == "first"  # type: ignore[union-attr]
+@pytest.mark.parametrize("mode", MODES)
+async def test_no_prompt_takes_the_name_of_another(tmp_path: Path, mode: str) -> None:
+    deeper = ["cld:a.A.a/common.Prompt.same", "cld:a.A.a/b.B.b/common.Prompt.same", "cld:my.F.f/common.Prompt.same"]
+    async with world(tmp_path) as made, client(made, mode) as host:
+        for uri in deeper:
+            await put(host, uri, template=uri)
+        with pytest.raises(MCPError, match="Unknown prompt: same"):
+            await host.get_prompt("same")
+        before = {prompt.name for prompt in (await host.list_prompts()).prompts}
+        # One whose id is what another one is called, one whose id is too long for a name, and the plain one.
+        first = [f"cld:common.Prompt.{name_of(URI(deeper[0]))}", f"cld:common.Prompt.{'x' * 128}"]
+        for uri in (*first, "cld:common.Prompt.same"):
+            await put(host, uri, template=uri)
+        prompts = {prompt.name: prompt for prompt in (await host.list_prompts()).prompts}
+        assert len(prompts) == 6 and before < prompts.keys()
+        for uri in (*deeper, *first, "cld:common.Prompt.same"):
+            name = name_of(URI(uri))
+            assert re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) and name in prompts
+            assert (await host.get_prompt(name)).messages[0].content.text == uri  # type: ignore[union-attr]
+        assert name_of(URI("cld:common.Prompt.same")) == "same"
+        assert name_of(URI(deeper[0])).startswith("same-a-")
+        assert "(in cld:a.A.a/b.B.b)" in (prompts[name_of(URI(deeper[1]))].description or "")
 
 
 async def test_a_prompt_that_is_not_valid_harms_no_other(tmp_path: Path) -> None:

@@ -1,8 +1,12 @@
-"""Prompts: the `common.Prompt` resources the caller may read, under their ids.
+"""Prompts: the `common.Prompt` resources the caller may read, each under a name that is its own.
 
-Where several have one id, the first in tree order among those the caller may read has it.
+A prompt's name follows from its URI alone: nobody who may write somewhere in the tree can put a prompt
+there that takes the name of another. Those on the first level, `cld:common.Prompt.<id>`, have their id;
+one that lies deeper is named after itself, what it lies in, and a digest of its URI.
 """
 
+import hashlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,9 +19,25 @@ from cld.schema import PLACEHOLDER, Prompt, PromptMessage
 from cld.server.access import Access, RequestContext
 from cld.server.failures import invalid_params, no_such_prompt
 from cld.store import MAX_LIMIT
-from cld.uri import MAX_DEPTH, ROOT, URI, id_of
+from cld.uri import MAX_DEPTH, ROOT, URI, id_of, parent_of
 
 TYPE = "common.Prompt"
+
+MOST_NAME = 64
+"""How long a name may be: hosts make commands of them."""
+
+_ID_CHARS, _PARENT_CHARS, _DIGEST_CHARS = 24, 20, 16
+_LIKE_PLACED = re.compile(rf".*-[0-9a-f]{{{_DIGEST_CHARS}}}", re.ASCII)
+
+
+def name_of(uri: URI) -> str:
+    """The name of the prompt at `uri`; no other prompt has it, whatever else is in the tree."""
+    id, parent = id_of(uri), parent_of(uri)
+    if parent == ROOT and len(id) <= MOST_NAME and not _LIKE_PLACED.fullmatch(id):
+        return id
+    digest = hashlib.sha256(uri.encode()).hexdigest()[:_DIGEST_CHARS]
+    where = [] if parent == ROOT else [id_of(parent)[:_PARENT_CHARS]]
+    return "-".join([id[:_ID_CHARS], *where, digest])
 
 
 class Prompts:
@@ -32,7 +52,7 @@ class Prompts:
             raise invalid_params("prompts/list has one page only; leave cursor out")
         store = self._access.store(ctx, "prompts/list")
         shown = [
-            _shown(name, prompt)
+            _shown(name, uri, prompt)
             for name, uri in (await _places(store)).items()
             if (prompt := await _read(store, uri)) is not None
         ]
@@ -73,7 +93,7 @@ async def _places(store: GuardedStore) -> dict[str, URI]:
     while True:
         page = await store.list(ROOT, type=TYPE, depth=MAX_DEPTH, cursor=cursor, limit=MAX_LIMIT)
         for uri in page.uris:
-            places.setdefault(id_of(uri), uri)
+            places.setdefault(name_of(uri), uri)
         if page.cursor is None:
             return places
         cursor = page.cursor
@@ -87,8 +107,11 @@ async def _read(store: GuardedStore, uri: URI) -> Prompt | None:
         return None
 
 
-def _shown(name: str, prompt: Prompt) -> dict[str, Any]:
-    shown: dict[str, Any] = {"name": name, "description": prompt.description or prompt.title or name}
+def _shown(name: str, uri: URI, prompt: Prompt) -> dict[str, Any]:
+    described = prompt.description or prompt.title or id_of(uri)
+    # What a prompt says of itself is its writer's word; where it lies is not.
+    placed = described if parent_of(uri) == ROOT else f"{described} (in {parent_of(uri)})"
+    shown: dict[str, Any] = {"name": name, "description": placed}
     if prompt.title:
         shown["title"] = prompt.title
     if prompt.arguments:
