@@ -91,10 +91,12 @@ class Prompt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Namespace(msgspec.Struct, frozen=True):
-    """`cld.Namespace`; `tools` are the names of those it may use. More keys are allowed."""
+    """`cld.Namespace`; more keys are allowed, and none of them grants or restricts anything.
+
+    Which tools may be used in a namespace is said in the policy's `data.json`, under `namespaces`, and only there.
+    """
 
     title: str = ""
-    tools: tuple[str, ...] = ()
 
 
 class Stream(msgspec.Struct, frozen=True):

@@ -24,7 +24,8 @@ ALLOWED = "cld/authz/allowed"
 EXPLAIN = "cld/authz/explain"
 ENTRYPOINTS = (DECISION, ALLOWED, EXPLAIN)
 
-# Whatever could look at a resource's meta; a word in a comment only costs reading files early.
+# Found by word, not by meaning: the word itself, and the ways to reach a member without naming it that people write.
+# A word in a comment only costs reading files early; who reaches it in yet another way has to write the word.
 _LOOKS_AT_META = re.compile(r"\bmeta\b|\bresources?\s*\[\s*[a-z]|\bwalk\s*\(|\binput\s*\[")
 
 
@@ -56,7 +57,10 @@ def is_test(name: str) -> bool:
 
 
 def looks_at_meta(sources: Mapping[str, bytes]) -> bool:
-    """Whether any rule could use `resource.meta`; may say yes for nothing, never no for something."""
+    """Whether any rule names `resource.meta`, by `meta`, `walk(`, `input[`, or `resource[` with a variable.
+
+    May say yes for nothing; a rule that gets at it without any of these is not found (docs/policy.md says so).
+    """
     return any(
         _LOOKS_AT_META.search(text.decode("utf-8", "replace")) for name, text in sources.items() if not is_test(name)
     )
