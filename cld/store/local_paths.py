@@ -82,6 +82,7 @@ class Layout:
     path: str
     root: int
     device: int
+    inode: int
     open: Open
     features: Features
     durability: Durability
@@ -119,8 +120,7 @@ class Layout:
             now = os.stat(self.path)
         except OSError as error:
             raise StoreError(f"the root {self.path} is gone ({error.strerror}); put it back and restart") from error
-        mine = os.fstat(self.root)
-        if (now.st_dev, now.st_ino) != (mine.st_dev, mine.st_ino):
+        if now.st_ino != self.inode or now.st_dev != self.device:
             raise StoreError(f"the root {self.path} was replaced by another folder while in use; restart to use it")
 
     def sync_file(self, fd: int) -> None:
@@ -283,10 +283,12 @@ def open_layout(path: str, *, durability: Durability, max_bytes: int, features: 
                 renameat2=sys.platform == "linux",
                 ignores_case=_ignores_case(root),
             )
+        facts = os.fstat(root)
         return Layout(
             path=path,
             root=root,
-            device=os.fstat(root).st_dev,
+            device=facts.st_dev,
+            inode=facts.st_ino,
             open=local_calls.openat2 if features.openat2 else open_walking,
             features=features,
             durability=durability,

@@ -247,16 +247,18 @@ class Writer:
 
     @contextmanager
     def _temporary(self, uri: URI, version: str, data: bytes, mode: int | None = None) -> Generator[tuple[str, int]]:
-        """A complete, flushed file in `.cld/tmp`; whatever of it is left at the end is removed."""
+        """A complete, flushed file in `.cld/tmp`; whatever of it is left after a failure is removed."""
         stem = new_stem(self._layout, uri, version)
         ours = -1
         try:
             ours = self._write(f"{stem}.new", data, mode)
             yield stem, ours
-        finally:
+        except BaseException:
             for stage in ("new", "swap"):
                 # `swap` may by now be somebody else's version, if all attempts to place it failed.
                 self._remove_own(f"{stem}.{stage}", ours)
+            raise
+        finally:
             if ours >= 0:
                 os.close(ours)
             forget(self._layout, stem)
