@@ -1,10 +1,10 @@
 """Asking a person: for what cannot be taken back and for what policy wants approved, in both eras."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 from mcp import Client
 from mcp.client import ClientRequestContext
@@ -13,6 +13,7 @@ from mcp_types import (
     CallToolResult,
     ElicitRequestParams,
     ElicitResult,
+    Implementation,
     InputRequiredResult,
 )
 from server_world import ADA, BOB, MODES, World, call, client, fail, world
@@ -242,10 +243,15 @@ async def test_a_recursive_delete_reports_progress_while_the_person_thinks(
 
 def test_questions_are_bounded() -> None:
     questions = call_module.Questions()
-    names = [questions.ask() for _ in range(call_module.MAX_QUESTIONS + 1)]
+    about = frozenset[call_module.About]({"change"})
+    hers = questions.ask("user:ada", about)
+    names = [questions.ask("user:bob", about) for _ in range(call_module.QUESTIONS_PER_PRINCIPAL + 1)]
     assert not questions.answered(names[0])
-    assert questions.answered(names[-1])
+    assert questions.answered(names[-1]) == about
     assert not questions.answered(names[-1])
+    assert questions.answered(hers), "what others are asked costs nobody a question"
+    names = [questions.ask(f"user:u{number}", about) for number in range(call_module.MAX_QUESTIONS + 1)]
+    assert not questions.answered(names[0]) and questions.answered(names[-1])
 
 
 async def test_a_host_that_fails_to_ask_counts_as_no(tmp_path: Path) -> None:
@@ -258,7 +264,66 @@ async def test_a_host_that_fails_to_ask_counts_as_no(tmp_path: Path) -> None:
         assert await exists(made)
 
 
-def test_what_a_person_is_shown_of_arguments_is_short() -> None:
-    shown = call_module.shortened({"text": "x" * 10_000})
-    assert len(shown) == 301
-    assert json.loads(call_module.shortened({"a": 1})) == {"a": 1}
+def test_no_argument_hides_another_from_the_person_who_is_asked() -> None:
+    long = {"content": {"text": "x" * 10_000}, "uri": TOP, "note": "y" * 10_000, "if_version": "*"}
+    shown = call_module.shown(long)
+    assert [line.partition(":")[0] for line in shown.split("\n")] == ["uri", "note", "if_version", "content"]
+    assert len(shown) < 1000 and f'uri: "{TOP}"' in shown and 'if_version: "*"' in shown
+    assert "(10002 characters)" in shown
+    many = call_module.shown({f"a{number}": 1 for number in range(1000)})
+    assert many.count("\n") == call_module.MOST_ARGUMENTS and "970 more" in many
+    assert "\u202e" not in call_module.shown({"\u202eiru": "\u202egnp.exe\nAllow it?"})
+    assert call_module.shown({"a": "x\ny"}).count("\n") == 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_the_question_cannot_be_forged_by_the_clients_name_or_the_arguments(tmp_path: Path, mode: str) -> None:
+    person = Person("decline")
+    name = "Ada.\nAllow it?\u202e\x1b[2J" + "x" * 200
+    async with (
+        world(tmp_path, obligations=APPROVAL) as made,
+        client(made, mode, elicitation_callback=person, client_info=Implementation(name=name, version="1")) as host,
+    ):
+        await planted(host)
+        await fail(host, "resource_delete", uri=BELOW)
+        first, *arguments, last = person.asked[0].split("\n")
+        assert first.startswith('"Ada.\\nAllow it?\\u202e\\u001b[2Jx') and len(first) < 250
+        assert arguments == [f'uri: "{BELOW}"'] and last == "Allow it?"
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_who_agrees_to_a_recursive_delete_has_seen_why_what_is_inside_needs_it(tmp_path: Path, mode: str) -> None:
+    person = Person("accept")
+    async with world(tmp_path) as made, client(made, mode, elicitation_callback=person) as host:
+        await planted(host)
+        keep(made, BELOW)
+        assert (await call(host, "resource_delete", uri=TOP, recursive=True))["deleted"] == 2
+        assert len(person.asked) == 1 and "is kept" in person.asked[0]
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_yes_to_the_call_is_none_to_what_it_changes(tmp_path: Path, mode: str) -> None:
+    person = Person("accept")
+    obligations: Any = {"call": {"require_approval": {"reason": "calls are checked"}}}
+    async with (
+        world(tmp_path, obligations=obligations) as made,
+        client(made, mode, elicitation_callback=person) as host,
+    ):
+        await planted(host)
+        keep(made, BELOW)
+        person.asked.clear()
+        assert (await call(host, "resource_delete", uri=TOP, recursive=True))["deleted"] == 2
+        assert ["calls are checked" in asked for asked in person.asked] == [True, False]
+        assert ["is kept" in asked for asked in person.asked] == [False, True]
+
+
+def keep(made: World, kept: str) -> None:
+    """Have policy ask a person before `kept` is deleted."""
+    decide = made.policy.decide
+
+    def keeping(principal: Any, action: Any, uri: Any, *more: Any) -> Any:
+        found = decide(principal, action, uri, *more)
+        demand = {"require_approval": {"reason": f"{kept} is kept"}}
+        return msgspec.structs.replace(found, obligations=demand) if (action, uri) == ("delete", kept) else found
+
+    made.policy.decide = keeping  # type: ignore[method-assign]

@@ -4,7 +4,6 @@ Owns colour, the choice between text for people and JSON for programs, and the p
 text from a resource reaches a terminal with control characters in it. Knows no resources.
 """
 
-import re
 import signal
 import sys
 import textwrap
@@ -13,24 +12,9 @@ from typing import Any, TextIO
 
 import msgspec
 
+from cld.escape import safe, safe_line
+
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
-
-# Everything a terminal would act on or draw wrongly: C0 without tab and newline, DEL, C1, and what
-# reorders or hides text (zero-width and bidi characters, line separators, tags), lone surrogates.
-_UNSAFE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff"
-    "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
-)
-
-
-def safe(text: str) -> str:
-    """`text` with every character that a terminal would act on written as its JSON escape."""
-    return _UNSAFE.sub(_escape, text)
-
-
-def safe_line(text: str) -> str:
-    """As `safe`, and on one line."""
-    return safe(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 class Terminal:
@@ -144,11 +128,3 @@ def _styled(text: str, names: tuple[str, ...]) -> str:
     if not names or not text:
         return text
     return f"\x1b[{';'.join(_STYLES[name] for name in names)}m{text}\x1b[0m"
-
-
-def _escape(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    if code > 0xFFFF:
-        high, low = divmod(code - 0x10000, 0x400)
-        return f"\\u{0xD800 + high:04x}\\u{0xDC00 + low:04x}"
-    return f"\\u{code:04x}"

@@ -1,7 +1,9 @@
 """The guarded store: the six verbs of a store, each decided before anything is opened."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
+from typing import Any, cast
 
 import msgspec
 from anyio.lowlevel import checkpoint
@@ -9,11 +11,16 @@ from anyio.lowlevel import checkpoint
 from cld.errors import AccessDenied, ApprovalRequired, Conflict, InvalidResource, ResourceNotFound
 from cld.events import Event
 from cld.guard.gate import Guard, Metas
-from cld.policy import Context
+from cld.policy import Context, Decision
 from cld.resource import Draft, Meta
 from cld.schema import Schemas
 from cld.store import DEFAULT_LIMIT, MAX_LIMIT, Capabilities, Page, Revision, Store, Stored
 from cld.uri import MAX_DEPTH, ROOT, URI, type_of
+
+MOST_REASONS = 5
+"""How many reasons a person is told at most; more would not be read."""
+
+SOMETHING_BELOW = "something below it does"
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -103,13 +110,42 @@ class GuardedStore:
         meta = (await self._metas_of_change(uri, None))[0]
         if not self.may_read(uri, meta):
             raise ResourceNotFound(uri)
-        self.guard.require("delete", uri, self.context, meta, approved=self._approved)
-        if recursive:
-            await self._require_below(uri)
+        if recursive and not self._approved:
+            if reasons := await self.approvals_to_delete(uri):
+                raise ApprovalRequired("delete", uri, {"reason": "; ".join(reasons)})
+        else:
+            self.guard.require("delete", uri, self.context, meta, approved=self._approved)
+            if recursive:
+                async for _ in self._below(uri):
+                    pass
         try:
             return await self._store.delete(uri, if_version=if_version, recursive=recursive)
         except Conflict as conflict:
             raise self._told(conflict, uri, meta) from None
+
+    async def approvals_to_delete(self, uri: URI) -> Sequence[str]:
+        """Why a person must agree before `uri` and all below it go; none where nobody must.
+
+        Each reason is there once, and a few of them only. What may not be read is not named.
+
+        Raises:
+            AccessDenied: not all of it may go.
+        """
+        meta = (await self._metas_of_change(uri, None))[0]
+        found = dict.fromkeys(_reasons(self.guard.require("delete", uri, self.context, meta, approved=True)))
+        # A filter says nothing of obligations, so each is decided by itself.
+        async for below, meta in self._below(uri):
+            decision = self.guard.decide("delete", below, self.context, meta)
+            if not decision.allow:
+                raise _not_all_below(uri)
+            reasons = _reasons(decision)
+            if reasons and not self.may_read(below, meta):
+                reasons = [SOMETHING_BELOW]
+            found.update(dict.fromkeys(reasons))
+            await checkpoint()
+        if len(found) > MOST_REASONS:
+            return [*islice(found, MOST_REASONS), f"and {len(found) - MOST_REASONS} more reasons"]
+        return list(found)
 
     async def list(
         self,
@@ -223,41 +259,41 @@ class GuardedStore:
                     return (await self._store.get(uri, revision.version)).resource.meta
         return None
 
-    async def _require_below(self, uri: URI) -> None:
-        """Raises AccessDenied when something below `uri` may not be deleted, ApprovalRequired when a person must agree.
+    async def _below(self, uri: URI) -> AsyncGenerator[tuple[URI, Metas]]:
+        """All that is below `uri`, and what rules that look at meta are asked with about it.
 
-        A filter says nothing of obligations, so without approval each is decided by itself.
+        Raises:
+            AccessDenied: not all of it may be deleted; which is not said, for it may not be known of.
         """
         cursor = None
         while True:
             page = await self._store.list(uri, depth=MAX_DEPTH, cursor=cursor, limit=MAX_LIMIT)
             metas = [(await self._metas_of_change(below, None))[0] for below in page.uris]
             if not all(self.guard.filter("delete", page.uris, self.context, metas)):
-                # Which one is not said: it may be one that may not be known of.
-                raise AccessDenied("delete", uri, ["not all that is below it may be deleted"])
-            if not self._approved:
-                for below, meta in zip(page.uris, metas, strict=True):
-                    self._require_unconditional(uri, below, meta)
-                    await checkpoint()
+                raise _not_all_below(uri)
+            for pair in zip(page.uris, metas, strict=True):
+                yield pair
             if page.cursor is None:
                 return
             cursor = page.cursor
-
-    def _require_unconditional(self, uri: URI, below: URI, meta: Metas) -> None:
-        """Raises for `uri` what `Guard.require` would for `below`, in words that name only what may be known of."""
-        try:
-            self.guard.require("delete", below, self.context, meta)
-        except AccessDenied:
-            raise AccessDenied("delete", uri, ["not all that is below it may be deleted"]) from None
-        except ApprovalRequired as needed:
-            told = needed.obligation if self.may_read(below, meta) else {"reason": "something below it does"}
-            raise ApprovalRequired("delete", uri, told) from None
 
     def _told(self, conflict: Conflict, uri: URI, meta: Metas) -> Conflict:
         """The conflict, without the version there for one who may write but not read."""
         if self.may_read(uri, meta):
             return conflict
         return Conflict(f"{uri} is not as the call expects it; read it first", uri=uri, current=None)
+
+
+def _not_all_below(uri: URI) -> AccessDenied:
+    return AccessDenied("delete", uri, ["not all that is below it may be deleted"])
+
+
+def _reasons(decision: Decision) -> Sequence[str]:
+    """Why a person must agree to what was decided; none where nobody must."""
+    if not (obligation := decision.obligations.get("require_approval")):
+        return []
+    reason = cast("Mapping[str, Any]", obligation).get("reason") if isinstance(obligation, Mapping) else None
+    return [str(reason or "policy asks for approval")]
 
 
 def _plain(meta: Meta) -> dict[str, str]:

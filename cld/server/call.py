@@ -14,13 +14,14 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolRequestParams, ElicitResult
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
+from cld.escape import safe_line
 from cld.guard import GuardedStore
 from cld.policy import Context
 from cld.principal import Principal
@@ -34,6 +35,9 @@ QUESTION = "confirm"
 
 ANSWER_SECONDS = 600.0
 MAX_QUESTIONS = 1024
+QUESTIONS_PER_PRINCIPAL = 64
+"""How many of them may be one principal's, so that nobody's questions push out those of others."""
+
 TICK_SECONDS = 1.0
 
 _YES_OR_NO: dict[str, Any] = {"type": "object", "properties": {}}
@@ -71,23 +75,38 @@ class InputRequired(Exception):
         return {"resultType": "input_required", "inputRequests": dict(self.requests), "requestState": self.state}
 
 
+About = Literal["call", "change"]
+"""What a person agrees to: that the tool is called, or what it then does to resources."""
+
+
+@dataclass(frozen=True)
+class _Question:
+    whose: str
+    about: frozenset[About]
+    until: float
+
+
 @dataclass
 class Questions:
     """The questions that wait for an answer; each is answered once, in time, or not at all."""
 
-    _until: OrderedDict[str, float] = field(default_factory=OrderedDict[str, float])
+    _waiting: OrderedDict[str, _Question] = field(default_factory=OrderedDict[str, _Question])
 
-    def ask(self) -> str:
-        """A new question's name."""
-        while len(self._until) >= MAX_QUESTIONS:
-            self._until.popitem(last=False)
+    def ask(self, whose: str, about: frozenset[About]) -> str:
+        """A new question's name; a yes to it is a yes to all of `about`."""
+        mine = [name for name, question in self._waiting.items() if question.whose == whose]
+        if len(mine) >= QUESTIONS_PER_PRINCIPAL:
+            del self._waiting[mine[0]]
+        while len(self._waiting) >= MAX_QUESTIONS:
+            self._waiting.popitem(last=False)
         name = secrets.token_urlsafe(16)
-        self._until[name] = time.monotonic() + ANSWER_SECONDS
+        self._waiting[name] = _Question(whose, about, time.monotonic() + ANSWER_SECONDS)
         return name
 
-    def answered(self, name: str | None) -> bool:
-        """Whether `name` was waiting; from now on it is not."""
-        return name is not None and self._until.pop(name, 0.0) > time.monotonic()
+    def answered(self, name: str | None) -> frozenset[About]:
+        """What `name` was asked about, nothing when it was not waiting; from now on it is not."""
+        question = None if name is None else self._waiting.pop(name, None)
+        return frozenset() if question is None or question.until <= time.monotonic() else question.about
 
 
 class Call:
@@ -108,12 +127,13 @@ class Call:
         self.principal = principal
         self.context = context
         self._questions = questions
+        self._declined = False
         self._agreed = self._answer_brought()
 
     @property
     def store(self) -> GuardedStore:
-        """The store as the caller may use it; once a person agreed to the call, approval is not asked for again."""
-        return self.runtime.store(self.principal, self.context, approved=self._agreed is True)
+        """The store as the caller may use it; once a person agreed to the change, it is not asked about again."""
+        return self.runtime.store(self.principal, self.context, approved="change" in self._agreed)
 
     @property
     def can_ask(self) -> bool:
@@ -124,15 +144,24 @@ class Call:
         in_a_form = elicitation.form is not None or elicitation.url is None
         return in_a_form and (self._is_modern or self.ctx.session.can_send_request)
 
-    async def agreed(self, question: str) -> bool | None:
-        """Whether a person agrees to this call, asking once at most; None where nobody can be asked.
+    async def agreed(self, question: str, about: About = "change") -> bool | None:
+        """Whether a person agrees, asking about each once at most; None where nobody can be asked.
+
+        A yes to the call is none to what it changes, whose reasons the person has not seen yet. Lines of
+        `question` that hold what others wrote are made with `safe_line`.
 
         Raises:
             InputRequired: in the 2026-07-28 era, to end the call and have it come again with the answer.
         """
-        if self._agreed is None and self.can_ask:
-            self._agreed = await self._ask(question)
-        return self._agreed
+        if self._declined or about in self._agreed:
+            return not self._declined
+        if not self.can_ask:
+            return None
+        if await self._ask(question, about):
+            self._agreed |= {about}
+        else:
+            self._declined = True
+        return not self._declined
 
     @asynccontextmanager
     async def progressing(self, doing: str) -> AsyncGenerator[None]:
@@ -144,17 +173,20 @@ class Call:
     def _is_modern(self) -> bool:
         return self.ctx.protocol_version in MODERN_PROTOCOL_VERSIONS
 
-    def _answer_brought(self) -> bool | None:
-        """The answer that came with the call, when it is one to a question that waits."""
+    def _answer_brought(self) -> frozenset[About]:
+        """What the answer that came with the call agrees to, when it is one to a question that waits."""
         answer = (self.params.input_responses or {}).get(QUESTION)
-        if not isinstance(answer, ElicitResult) or not self._questions.answered(self.params.request_state):
-            return None
-        return answer.action == "accept"
+        if not isinstance(answer, ElicitResult) or not (asked := self._questions.answered(self.params.request_state)):
+            return frozenset()
+        self._declined = answer.action != "accept"
+        return frozenset() if self._declined else asked
 
-    async def _ask(self, question: str) -> bool:
+    async def _ask(self, question: str, about: About) -> bool:
         if self._is_modern:
             asked = {"mode": "form", "message": question, "requestedSchema": _YES_OR_NO}
-            raise InputRequired({QUESTION: {"method": "elicitation/create", "params": asked}}, self._questions.ask())
+            # The answer comes with a new call: it has to say again what was agreed to before.
+            name = self._questions.ask(self.principal.id, frozenset((*self._agreed, about)))
+            raise InputRequired({QUESTION: {"method": "elicitation/create", "params": asked}}, name)
         try:
             result = await self.ctx.session.elicit_form(question, _YES_OR_NO, self.ctx.request_id)
         except MCPError as error:
@@ -183,7 +215,22 @@ async def _tick(ctx: RequestContext, doing: str) -> None:
         seconds += TICK_SECONDS
 
 
-def shortened(arguments: Mapping[str, Any], most: int = 300) -> str:
-    """The arguments as JSON for a person to look at, cut to `most` characters."""
-    text = msgspec.json.encode(arguments).decode()
-    return text if len(text) <= most else f"{text[:most]}…"
+MOST_VALUE = 200
+MOST_ARGUMENTS = 30
+
+
+def shown(arguments: Mapping[str, Any]) -> str:
+    """The arguments for a person to look at, one a line: single values first, and each shortened by itself.
+
+    So neither the length of one nor the order of all, which are the caller's, hide another.
+    """
+    ordered = sorted(arguments.items(), key=lambda one: isinstance(one[1], (Mapping, list, tuple)))
+    lines = [f"{_cut(name)}: {_cut(msgspec.json.encode(value).decode())}" for name, value in ordered[:MOST_ARGUMENTS]]
+    if len(ordered) > MOST_ARGUMENTS:
+        lines.append(f"… and {len(ordered) - MOST_ARGUMENTS} more arguments, not shown")
+    return "\n".join(lines)
+
+
+def _cut(text: str) -> str:
+    told = text if len(text) <= MOST_VALUE else f"{text[:MOST_VALUE]}… ({len(text)} characters)"
+    return safe_line(told)

@@ -2,7 +2,8 @@
 
 An inbox goes on hearing while nobody asks. What it handed out it keeps until the next call shows, by its
 cursor, that the answer arrived; so neither a lost answer nor a cancelled call loses an event. Inboxes
-belong to one principal with the roles it had then, and are closed when unused for ten minutes or when that principal has too many.
+belong to one principal with the roles it had then, and are closed when unused for ten minutes or when that
+principal has too many.
 """
 
 import asyncio

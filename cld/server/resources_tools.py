@@ -6,6 +6,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from cld.errors import AccessDenied, InvalidArgument, InvalidResource, InvalidURI, ResourceNotFound
+from cld.escape import safe_line
 from cld.resource import Draft, Meta
 from cld.server.arguments import HostPrefix, HostURI
 from cld.server.call import Call, Reply
@@ -94,8 +95,10 @@ async def delete(call: Call, args: Delete) -> Reply:
     async with call.progressing(f"deleting {args.uri}"):
         if args.recursive and call.can_ask:
             count = await _count(call, args.uri)
-            question = f"Delete {args.uri} and all below it, {count} resources that you can see?"
-            if await call.agreed(question) is False:
+            lines = [f"Delete {args.uri} and all below it, {count} resources that you can see?"]
+            if reasons := await call.store.approvals_to_delete(args.uri):
+                lines += ["Policy asks because:", *(f"- {safe_line(reason)}" for reason in reasons)]
+            if await call.agreed("\n".join(lines)) is False:
                 raise AccessDenied("delete", args.uri, ["the person who was asked did not agree"])
         deleted = await call.store.delete(args.uri, if_version=_or_none(args.if_version), recursive=args.recursive)
     return Reply({"uri": args.uri, "deleted": deleted}, f"deleted {deleted} at {args.uri}")

@@ -12,10 +12,14 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolRequestParams, PaginatedRequestParams
 
 from cld.errors import AccessDenied, ApprovalRequired, CldError
+from cld.escape import safe_line
 from cld.server.access import Access, RequestContext
-from cld.server.call import Call, InputRequired, Questions, Reply, shortened
+from cld.server.call import About, Call, InputRequired, Questions, Reply, shown
 from cld.server.failures import failed_result, invalid_params, no_such_tool
 from cld.server.registry import Registry, Tool
+
+MOST_NAME = 64
+"""How much is shown of what a client calls itself."""
 
 
 class Tools:
@@ -46,7 +50,7 @@ class Tools:
         read, misfit = _read(tool, given)
         principal = self._access.principal_of(ctx)
         # Arguments that do not fit never reach the rules.
-        arguments = _canonical(given, read) if misfit is None else {}
+        arguments: Mapping[str, Any] = _canonical(given, read) if misfit is None else {}
         context = self._access.context(ctx, tool.name, arguments, destructive=tool.annotations.destructive)
         try:
             decision = self._access.runtime.guard(principal).decide("call", tool.uri, context)
@@ -56,7 +60,8 @@ class Tools:
                 raise misfit
             call = Call(self._access.runtime, ctx, params, principal, context, self._questions)
             if obligation := decision.obligations.get("require_approval"):
-                await _approve(call, ApprovalRequired("call", tool.uri, _as_mapping(obligation)), tool, given)
+                needed = ApprovalRequired("call", tool.uri, _as_mapping(obligation))
+                await _approve(call, "call", needed, tool, given)
             return (await _handle(call, tool, read, given)).wire()
         except InputRequired as needed:
             return needed.wire()
@@ -71,19 +76,21 @@ async def _handle(call: Call, tool: Tool, read: Any, given: Mapping[str, Any]) -
     try:
         return await tool.handle(call, read)
     except ApprovalRequired as needed:
-        await _approve(call, needed, tool, given)
+        await _approve(call, "change", needed, tool, given)
         return await tool.handle(call, read)
 
 
-async def _approve(call: Call, needed: ApprovalRequired, tool: Tool, given: Mapping[str, Any]) -> None:
-    """Have a person agree to the call.
+async def _approve(call: Call, about: About, needed: ApprovalRequired, tool: Tool, given: Mapping[str, Any]) -> None:
+    """Have a person agree to the call, or to what it changes.
 
     Raises:
         ApprovalRequired: nobody can be asked.
         AccessDenied: they did not agree.
     """
-    who = call.context.host or "A client"
-    agreed = await call.agreed(f"{who} calls {tool.title}. {needed}\n{shortened(given)}\nAllow it?")
+    # A client may call itself anything, also a sentence.
+    who = f'"{safe_line(call.context.host[:MOST_NAME])}"' if call.context.host else "A client"
+    lines = [f"{who} calls {safe_line(tool.title)}. {safe_line(str(needed))}", shown(given), "Allow it?"]
+    agreed = await call.agreed("\n".join(lines), about)
     if agreed is None:
         raise needed
     if not agreed:
