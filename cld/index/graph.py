@@ -1,0 +1,307 @@
+"""The graph: SPARQL over what the linked data in resources says, as far as the caller may read them.
+
+The dataset of a query is made of the graphs of readable resources and holds nothing else, in a worker process that can
+open neither files nor sockets and is killed when a query takes too long. So there is nothing in a query that
+could find, count or guess what its caller may not read. Reads in any process; never writes.
+"""
+
+import asyncio
+import contextlib
+import re
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+from cld.errors import InvalidArgument
+from cld.events.pace import to_thread
+from cld.guard import GuardedStore
+from cld.index.graph_messages import Drop, Dump, Format, Load, Query, Refused, Rows, Value
+from cld.index.graph_process import MEMORY_BYTES, GraphProcess, WorkerEnded
+from cld.index.graph_table import Entry, GraphTable
+from cld.index.linked_terms import in_graph
+from cld.principal import Principal
+from cld.uri import ROOT, URI
+
+MAX_SPARQL = 65_536
+_DECISIONS = 1000
+_LOAD_BYTES = 4 * 1024 * 1024
+_DROPS = 2000
+
+# What may stand where a keyword does: texts, comments, IRIs, variables and prefixed names do not count.
+_TOKEN = re.compile(
+    r'"""(?:[^"\\]|\\.|"(?!""))*"""|\'\'\'(?:[^\'\\]|\\.|\'(?!\'\'))*\'\'\''
+    r'|(?P<open>"""|\'\'\')'
+    r'|"(?:[^"\\\n]|\\.)*"|\'(?:[^\'\\\n]|\\.)*\''
+    r"|#[^\n\r]*"
+    r"|<[^<>\"{}|^`\\\x00-\x20]*>"
+    r"|[?$][\w]+"
+    r"|(?P<word>[A-Za-z][\w.-]*)(?P<colon>:[\w.:-]*)?"
+    r"|:[\w.:-]*",
+    re.DOTALL,
+)
+
+_UPDATES = frozenset(("INSERT", "DELETE", "LOAD", "CLEAR", "CREATE", "DROP", "COPY", "MOVE", "ADD", "WITH"))
+_ESCAPE = re.compile(r"\\u([0-9A-Fa-f]{4})|\\U([0-9A-Fa-f]{8})")
+
+
+class InvalidQuery(InvalidArgument):
+    """SPARQL that cannot be run; `line` and `column` are 1-based where known."""
+
+    code = "invalid_query"
+
+    def __init__(self, message: str, *, line: int | None = None, column: int | None = None) -> None:
+        super().__init__(message, field="sparql")
+        self.line = line
+        self.column = column
+
+    def details(self) -> dict[str, Any]:
+        place = {} if self.line is None else {"line": self.line, "column": self.column}
+        return {**super().details(), **place}
+
+
+class QueryStopped(WorkerEnded):
+    """A query that took longer, or more memory, than it may; make it smaller."""
+
+
+class GraphLimits(msgspec.Struct, frozen=True):
+    """Bounds of one query; `idle_seconds` is how long a dataset is kept for the next one."""
+
+    seconds: float = 10.0
+    rows: int = 1000
+    result_bytes: int = 1024 * 1024
+    memory_bytes: int = MEMORY_BYTES
+    workers: int = 2
+    idle_seconds: float = 30.0
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """A table: a row has one plain value for each column. `notes` say what the caller should know of it."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Value, ...], ...]
+    truncated: bool = False
+    notes: tuple[str, ...] = ()
+
+
+class Graph:
+    """Answers queries from the graph in `folder`, which some process keeps; `aclose` it."""
+
+    def __init__(self, folder: Path, limits: GraphLimits | None = None) -> None:
+        self._limits = limits or GraphLimits()
+        self._table = GraphTable(folder, writes=False)
+        self._workers = _Workers(self._limits)
+
+    async def query(self, store: GuardedStore, sparql: str, prefix: URI = ROOT, limit: int | None = None) -> Answer:
+        """The answer of a SPARQL 1.1 query over the graphs, below `prefix`, of what the store's principal may read.
+
+        The default graph is the union of these graphs, each of which has its resource's URI as its name. `limit` is
+        the most rows, never more than the limits allow.
+
+        Raises:
+            InvalidQuery: it is no query, an update, or asks another service; says where.
+            QueryStopped: it took too long or too much memory.
+        """
+        _check(sparql)
+        limits = self._limits
+        rows = limits.rows if limit is None else min(limit, limits.rows)
+        order = Query(sparql, rows, limits.result_bytes, limits.seconds)
+        async with self._dataset(store, prefix) as worker:
+            try:
+                found = await worker.ask(order, limits.seconds)
+            except WorkerEnded as ended:
+                advice = "ask for less at a time, or give a prefix"
+                raise QueryStopped(f"the query was {ended}; {advice}", crashed=ended.crashed) from None
+        if isinstance(found, Refused):
+            place = "" if found.line is None else f"line {found.line}, column {found.column}: "
+            raise InvalidQuery(f"sparql: {place}{found.reason}", line=found.line, column=found.column)
+        assert isinstance(found, Rows)
+        return Answer(found.columns, found.rows, bool(found.cut), await self._notes(found, rows))
+
+    async def export(self, store: GuardedStore, format: Format, prefix: URI = ROOT) -> AsyncIterator[bytes]:
+        """All graphs of what the principal may read, in pieces; Turtle has their union, the others each by name."""
+        async with self._dataset(store, prefix) as worker, contextlib.aclosing(worker.pieces(Dump(format))) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def aclose(self) -> None:
+        await self._workers.aclose()
+        await to_thread(self._table.close)
+
+    async def _notes(self, found: Rows, rows: int) -> tuple[str, ...]:
+        notes: list[str] = []
+        if found.cut == "rows":
+            notes.append(f"only the first {rows} rows; use LIMIT and OFFSET with ORDER BY, or ask more closely")
+        if found.cut == "bytes":
+            notes.append(f"only the first {len(found.rows)} rows, which have {self._limits.result_bytes} bytes")
+        if not await to_thread(self._table.is_complete):
+            notes.append("the graph is being made; not all resources are in it yet")
+        return tuple(notes)
+
+    @asynccontextmanager
+    async def _dataset(self, store: GuardedStore, prefix: URI) -> AsyncGenerator[GraphProcess]:
+        """A worker whose dataset is exactly the graphs that the principal may read now."""
+        allowed = await self._allowed(store, prefix)
+        async with self._workers.one((store.guard.principal, prefix)) as worker:
+            worker = await self._bring(worker, allowed, with_meta=store.guard.needs_meta)
+            yield worker
+
+    async def _allowed(self, store: GuardedStore, prefix: URI) -> dict[str, int]:
+        """The state of each graph of a resource that may be read, decided anew for every query."""
+        entries = await to_thread(lambda: self._table.entries(prefix))
+        allowed: dict[str, int] = {}
+        for first in range(0, len(entries), _DECISIONS):
+            some = entries[first : first + _DECISIONS]
+            if store.guard.needs_meta:
+                some = _readable_as_made(store, some)
+            readable = set(await store.readable([entry.uri for entry in some]))
+            allowed.update((entry.uri, entry.state) for entry in some if entry.uri in readable)
+            await asyncio.sleep(0)
+        return allowed
+
+    async def _bring(self, worker: "_Slot", allowed: dict[str, int], *, with_meta: bool) -> GraphProcess:
+        """The slot's process, holding exactly the graphs `allowed`."""
+        process = await worker.process()
+        held = process.held
+        stale = [uri for uri, state in held.items() if allowed.get(uri) != state]
+        if len(stale) > _DROPS and 2 * len(stale) > len(held):
+            process = await worker.process(fresh=True)
+            held, stale = process.held, []
+        if stale:
+            await process.ask(Drop(tuple(stale)))
+            for uri in stale:
+                del held[uri]
+        await self._load(process, [uri for uri in allowed if uri not in held], allowed, with_meta=with_meta)
+        return process
+
+    async def _load(
+        self, process: GraphProcess, missing: Sequence[str], allowed: dict[str, int], *, with_meta: bool
+    ) -> None:
+        quads = bytearray()
+        rows = self._table.triples([URI(uri) for uri in missing])
+        while some := await to_thread(lambda: list(_some(rows))):
+            for uri, state, triples in some:
+                if with_meta and state != allowed[uri]:
+                    continue  # written since it was decided on, perhaps with a meta that decides otherwise
+                quads += b"".join(in_graph(triples, uri))
+                process.held[uri] = state
+                if len(quads) > _LOAD_BYTES:
+                    await process.ask(Load(bytes(quads)))
+                    quads.clear()
+        if quads:
+            await process.ask(Load(bytes(quads)))
+
+
+class _Slot:
+    """A place for one worker; which caller's dataset it holds is its key."""
+
+    def __init__(self, memory_bytes: int) -> None:
+        self._memory_bytes = memory_bytes
+        self._process: GraphProcess | None = None
+        self.key: object = None
+        self.idle: asyncio.TimerHandle | None = None
+
+    async def process(self, *, fresh: bool = False) -> GraphProcess:
+        if fresh or self._process is None or not self._process.is_alive:
+            await self.aclose()
+            self._process = await GraphProcess.start(self._memory_bytes)
+        return self._process
+
+    async def aclose(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            await process.aclose()
+
+
+class _Workers:
+    """The workers of one process: a caller gets the one that has their dataset, and never one with another's."""
+
+    def __init__(self, limits: GraphLimits) -> None:
+        self._limits = limits
+        # The one used last is at the end.
+        self._free = deque(_Slot(limits.memory_bytes) for _ in range(limits.workers))
+        self._places = asyncio.Semaphore(limits.workers)
+        self._closing: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def one(self, key: tuple[Principal, URI]) -> AsyncGenerator[_Slot]:
+        async with self._places:
+            slot = next((slot for slot in reversed(self._free) if slot.key == key), self._free[0])
+            self._free.remove(slot)
+            if slot.idle is not None:
+                slot.idle.cancel()
+                slot.idle = None
+            try:
+                if slot.key != key:
+                    await slot.aclose()
+                    slot.key = key
+                yield slot
+            except BaseException:
+                # What it holds may not be what is noted that it holds.
+                await slot.aclose()
+                raise
+            finally:
+                self._free.append(slot)
+                loop = asyncio.get_running_loop()
+                slot.idle = loop.call_later(self._limits.idle_seconds, self._rest, slot)
+
+    async def aclose(self) -> None:
+        for slot in list(self._free):
+            if slot.idle is not None:
+                slot.idle.cancel()
+            await slot.aclose()
+        await asyncio.gather(*self._closing)
+
+    def _rest(self, slot: _Slot) -> None:
+        slot.idle = None
+        task = asyncio.create_task(slot.aclose())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+
+def _readable_as_made(store: GuardedStore, entries: Sequence[Entry]) -> Sequence[Entry]:
+    """Those whose graphs were made of a version that may be read; the one there now is decided on besides."""
+    metas = [cast("dict[str, str]", msgspec.json.decode(entry.meta)) if entry.meta else {} for entry in entries]
+    allowed = store.guard.filter("read", [entry.uri for entry in entries], store.context, metas)
+    return [entry for entry, may_read in zip(entries, allowed, strict=True) if may_read]
+
+
+def _some(rows: Any) -> Any:
+    for _, row in zip(range(500), rows, strict=False):
+        yield row
+
+
+def _check(sparql: str) -> None:
+    """Refuse what the engine would do but a query may not, and say of an update that it is one.
+
+    Raises:
+        InvalidQuery: it is too long, an update, or calls another service.
+    """
+    if len(sparql) > MAX_SPARQL:
+        raise InvalidQuery(f"sparql: it has {len(sparql)} characters; at most {MAX_SPARQL} are taken")
+    # Characters may be written as escapes, keywords too; then as it is and as it is meant must both do.
+    for text in dict.fromkeys((sparql, _ESCAPE.sub(_unescaped, sparql))):
+        verb = ""
+        for token in _TOKEN.finditer(text):
+            line = text.count("\n", 0, token.start()) + 1
+            column = token.start() - text.rfind("\n", 0, token.start())
+            word = "" if token["colon"] else (token["word"] or "").upper()
+            if not verb and word not in ("", "PREFIX", "BASE"):
+                verb = word
+                if verb in _UPDATES:
+                    message = f"sparql: line {line}, column {column}: {verb} is an update; the graph can only be read, "
+                    raise InvalidQuery(message + "change the resources instead", line=line, column=column)
+            if token["open"]:
+                message = f"sparql: line {line}, column {column}: a text is not closed; end it with {token['open']}"
+                raise InvalidQuery(message, line=line, column=column)
+            if word == "SERVICE":
+                message = f"sparql: line {line}, column {column}: SERVICE is not available; a query sees this tree only"
+                raise InvalidQuery(message, line=line, column=column)
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    code = int(found[1] or found[2], 16)
+    return chr(code) if code < 0x110000 else found[0]

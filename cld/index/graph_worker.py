@@ -1,0 +1,294 @@
+"""The graph's worker: an own process in which texts by anyone are parsed and queries by anyone are run.
+
+Started by `cld.index.graph_process` only. It holds a dataset in memory that is given to it piece by piece:
+what one caller may read and nothing else, so that no query can find more. Before the first order it
+gives up opening files and sockets, so that no `SERVICE` and no context leads anywhere; it ends itself when a
+query takes more memory than it may, or when it goes on long after anybody waits.
+"""
+
+import os
+import re
+import resource
+import signal
+import sys
+import threading
+import time
+from typing import Any, BinaryIO
+
+import msgspec
+import pyoxigraph
+
+from cld.errors import CldError
+from cld.index.graph_messages import (
+    LENGTH_BYTES,
+    Answer,
+    Done,
+    Drop,
+    Dump,
+    Extract,
+    Extracts,
+    Load,
+    Order,
+    Piece,
+    Query,
+    Refused,
+    Rows,
+    Value,
+)
+from cld.index.linked import Extracted, extract, plain
+from cld.index.linked_terms import PREFIXES, XSD
+from cld.resource import Resource
+
+OUT_OF_MEMORY = 71
+"""Exit code of a worker that took more memory than it may."""
+
+_TICK_SECONDS = 0.01
+_GRACE_SECONDS = 2.0
+_INTEGERS = frozenset(
+    XSD + name
+    for name in ("integer", "int", "long", "short", "byte", "nonNegativeInteger", "positiveInteger", "unsignedInt")
+)
+_NUMBERS = frozenset((XSD + "double", XSD + "float", XSD + "decimal"))
+_EXACT = 2**53
+_PLACE = re.compile(r"error at (\d+):(\d+): (.*)", re.DOTALL)
+_rdf: Any = pyoxigraph
+
+
+class Worker:
+    """Answers orders one after the other."""
+
+    def __init__(self, out: BinaryIO, memory: "Memory") -> None:
+        self._out = out
+        self._memory = memory
+        self._store = _rdf.Store()
+
+    def answer(self, order: Order) -> Answer:
+        match order:
+            case Extract(resources=resources):
+                return Extracts(tuple(_extracted(data) for data in resources))
+            case Load(quads=quads):
+                self._store.load(quads, format=_rdf.RdfFormat.N_QUADS, lenient=True)
+                return Done()
+            case Drop(graphs=graphs):
+                for graph in graphs:
+                    self._drop(graph)
+                return Done()
+            case Query():
+                return self._query(order)
+            case Dump(format=format):
+                self._dump(format)
+                return Piece(b"")
+
+    def _drop(self, graph: str) -> None:
+        """Take a graph out, and out of the default graph what no other graph says."""
+        name, store = _rdf.NamedNode(graph), self._store
+        quads = list(store.quads_for_pattern(None, None, None, name))
+        store.remove_graph(name)
+        for quad in quads:
+            # The one in the default graph is always there; a second one is another graph's.
+            others = store.quads_for_pattern(quad.subject, quad.predicate, quad.object, None)
+            if sum(1 for _ in zip(others, range(2), strict=False)) < 2:
+                store.remove(_rdf.Quad(quad.subject, quad.predicate, quad.object))
+
+    def _query(self, order: Query) -> Answer:
+        try:
+            found = self._store.query(order.sparql, prefixes=PREFIXES)
+            with self._memory.watched():
+                return _Table(order).of(found)
+        except SyntaxError as error:
+            return _misspelt(str(error), order.sparql)
+        except (ValueError, OSError, RuntimeError) as error:
+            return Refused(f"the query cannot be answered: {error}")
+
+    def _dump(self, format: str) -> None:
+        rdf = _rdf
+        if format == "turtle":
+            default = (rdf.Triple(q.subject, q.predicate, q.object) for q in self._named(rdf.DefaultGraph()))
+            rdf.serialize(default, _Pieces(self._out), rdf.RdfFormat.TURTLE, prefixes=PREFIXES)
+            return
+        kind = rdf.RdfFormat.TRIG if format == "trig" else rdf.RdfFormat.N_QUADS
+        graphs = sorted(self._store.named_graphs(), key=str)
+        quads = (quad for graph in graphs for quad in self._named(graph))
+        rdf.serialize(quads, _Pieces(self._out), kind, prefixes=PREFIXES if format == "trig" else None)
+
+    def _named(self, graph: Any) -> Any:
+        return self._store.quads_for_pattern(None, None, None, graph)
+
+
+class _Table:
+    """Turns the results of a query into rows of plain values, up to its limits."""
+
+    def __init__(self, order: Query) -> None:
+        self._order = order
+        self._nodes: dict[str, str] = {}
+        self._rows: list[tuple[Value, ...]] = []
+
+    def of(self, found: Any) -> Rows:
+        rdf = _rdf
+        if isinstance(found, rdf.QueryBoolean):
+            return Rows(("answer",), ((bool(found),),))
+        if isinstance(found, rdf.QueryTriples):
+            columns = ("subject", "predicate", "object")
+            cut = self._take((t.subject, t.predicate, t.object) for t in found)
+        else:
+            columns = tuple(variable.value for variable in found.variables)
+            cut = self._take(tuple(solution) for solution in found)
+        return Rows(columns, tuple(self._rows), cut)
+
+    def _take(self, rows: Any) -> Any:
+        size = 0
+        for row in rows:
+            if len(self._rows) >= self._order.rows:
+                return "rows"
+            values = tuple(self._value(term) for term in row)
+            size += sum(len(value.encode(errors="replace")) if isinstance(value, str) else 8 for value in values)
+            if size > self._order.bytes:
+                return "bytes"
+            self._rows.append(values)
+        return ""
+
+    def _value(self, term: Any) -> Value:
+        rdf = _rdf
+        match term:
+            case None:
+                return None
+            case rdf.NamedNode():
+                return term.value
+            case rdf.BlankNode():
+                # By order of appearance: their own names say nothing and change.
+                return self._nodes.setdefault(term.value, f"_:b{len(self._nodes)}")
+            case rdf.Literal():
+                return _plain_literal(term.value, term.datatype.value)
+            case _:
+                return str(term)
+
+
+class Memory:
+    """Ends this process when it has grown by more than `most` bytes since `watched` began.
+
+    A thread looks, which works because the engine lets other threads run while it evaluates.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._limit = 0
+        # Opened now: later nothing can be.
+        self._file = open("/proc/self/statm", "rb", buffering=0) if sys.platform == "linux" else None  # noqa: SIM115
+        self._page = os.sysconf("SC_PAGE_SIZE")
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def watched(self) -> "Memory":
+        return self
+
+    def __enter__(self) -> None:
+        self._limit = self._used() + self._most
+
+    def __exit__(self, *_: object) -> None:
+        self._limit = 0
+
+    def _used(self) -> int:
+        if self._file is not None:
+            return int(os.pread(self._file.fileno(), 256, 0).split()[1]) * self._page
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(_TICK_SECONDS)
+            if self._limit and self._used() > self._limit:
+                os._exit(OUT_OF_MEMORY)
+
+
+class _Pieces:
+    """A file that sends what is written to it."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self._out = out
+
+    def write(self, data: bytes) -> int:
+        if data:
+            _send(self._out, Piece(bytes(data)))
+        return len(data)
+
+    def flush(self) -> None:
+        self._out.flush()
+
+
+def main() -> None:
+    memory = Memory(int(sys.argv[1]))
+    out = os.fdopen(os.dup(1), "wb")
+    # What a library prints must not get among the answers.
+    os.dup2(2, 1)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _warm_up()
+    _close_the_door()
+    worker = Worker(out, memory)
+    decoder = msgspec.msgpack.Decoder(Order)
+    while (data := _next(sys.stdin.buffer)) is not None:
+        order = decoder.decode(data)
+        seconds = order.seconds + _GRACE_SECONDS if isinstance(order, Query) else 600.0
+        # Ends this process whatever it is doing, also when the one that would stop it is dead.
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        answer = worker.answer(order)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        _send(out, answer)
+
+
+def _warm_up() -> None:
+    """Have everything imported that is imported at first use, while files can still be opened."""
+    text = "---\na: 1\n---\n<p itemscope itemprop=a></p>\n```ttl\n<> <a:b> 1 .\n```"
+    extract(Resource(uri="cld:common.Text.t", type="common.Text", id="t", content={"text": text, "@id": "x:y"}), _rdf)
+
+
+def _close_the_door() -> None:
+    """No file and no socket can be opened any more: the lowest number that is free is the limit."""
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, lowest))
+
+
+def _extracted(data: bytes) -> Extracted:
+    one = msgspec.json.decode(data, type=Resource)
+    try:
+        return extract(one, _rdf)
+    except (CldError, ValueError, RecursionError, MemoryError) as error:
+        return plain(one, f"its linked data cannot be read: {error}")
+
+
+def _plain_literal(text: str, datatype: str) -> Value:
+    if datatype in _INTEGERS:
+        number = int(text) if len(text) < 20 else _EXACT + 1
+        return number if abs(number) <= _EXACT else text
+    if datatype in _NUMBERS:
+        number = float(text.replace("INF", "inf"))
+        return number if number - number == 0 else text  # infinities and NaN are no JSON
+    if datatype == XSD + "boolean":
+        return text in ("true", "1")
+    return text
+
+
+def _misspelt(message: str, sparql: str) -> Refused:
+    found = _PLACE.match(message)
+    if not found:
+        return Refused(message)
+    line, column, expected = int(found[1]), int(found[2]), " ".join(found[3].split())
+    lines = sparql.split("\n")
+    there = lines[line - 1][column - 1 : column + 20] if line <= len(lines) else ""
+    what = f"at {there!r}" if there.strip() else "at the end of the line"
+    return Refused(f"{what}: {expected[:200]}", line, column)
+
+
+def _send(out: BinaryIO, answer: Answer) -> None:
+    data = msgspec.msgpack.encode(answer)
+    out.write(len(data).to_bytes(LENGTH_BYTES))
+    out.write(data)
+    out.flush()
+
+
+def _next(source: BinaryIO) -> bytes | None:
+    length = source.read(LENGTH_BYTES)
+    return source.read(int.from_bytes(length)) if len(length) == LENGTH_BYTES else None
+
+
+if __name__ == "__main__":
+    main()
