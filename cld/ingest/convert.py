@@ -9,9 +9,9 @@ import html
 import io
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any, cast
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -20,8 +20,12 @@ from cld.ingest.failed import ConversionFailed
 from cld.ingest.kinds import Form
 from cld.ingest.mail import read_mail
 from cld.ingest.messages import Converted, Order
+from cld.ingest.pages import page_starts
 from cld.ingest.passages import passages_of
 from cld.ingest.sections import Section, front_matter, plain_title, sections_of
+
+if TYPE_CHECKING:
+    from kreuzberg import ExtractionResult
 
 __all__ = ["ConversionFailed", "convert"]
 
@@ -69,7 +73,7 @@ def convert(order: Order) -> Converted:
     sections = sections_of(made.text, made.form, order.name)
     title = made.title or _first_title(made.form, sections) or order.name
     passages = passages_of(made.text, made.form, sections, title, made.pages, order.passages)
-    if not passages and not made.head:
+    if not made.text.strip():
         raise ConversionFailed("there is no text in it" + (" (a scan, perhaps)" if order.form == "pdf" else ""))
     return Converted(
         title=title[:TITLE_CHARACTERS],
@@ -118,19 +122,12 @@ def _without_head(source: str) -> str:
 
 
 def _of_pdf(data: bytes) -> _Text:
-    text, metadata = _extract(data, "application/pdf")
-    encoded = text.encode()
-    boundaries = cast("Mapping[str, Any]", metadata.get("pages") or {}).get("boundaries") or ()
-    starts = [int(one["byte_start"]) for one in boundaries] or [0]
-    starts[0] = 0
-    pages: list[int] = []
-    made: list[str] = []
-    for start, end in zip(starts, [*starts[1:], len(encoded)], strict=True):
-        pages.append(sum(map(len, made)))
-        # The words of the page, not Markdown's escapes of them, are what is searched and quoted.
-        made.append(_unescaped(encoded[start:end].decode("utf-8", "ignore")))
-    title = plain_title(str(metadata.get("title") or ""))
-    return _Text("".join(made), "markdown", _version("kreuzberg"), title, pages=pages)
+    text, result = _extract(data, "application/pdf")
+    # The words of the page, not Markdown's escapes of them, are what is searched and quoted.
+    text = _unescaped(text)
+    pages = [str(page["content"]) for page in result.pages or ()]
+    title = plain_title(str(result.metadata.get("title") or ""))
+    return _Text(text, "markdown", _version("kreuzberg"), title, pages=page_starts(text, pages))
 
 
 def _of_docx(data: bytes) -> _Text:
@@ -157,8 +154,8 @@ def _of_mail(data: bytes) -> _Text:
     return _Text(text, "markdown" if mail.is_html else "text", title=plain_title(mail.subject))
 
 
-def _extract(data: bytes, media_type: str) -> tuple[str, Mapping[str, Any]]:
-    """What kreuzberg makes of it: Markdown, and what it knows besides."""
+def _extract(data: bytes, media_type: str) -> "tuple[str, ExtractionResult]":
+    """What kreuzberg makes of it: Markdown, and all it knows."""
     import kreuzberg  # noqa: PLC0415 - 40 MB that a process that reads plain text never needs
 
     config = kreuzberg.ExtractionConfig(
@@ -167,6 +164,10 @@ def _extract(data: bytes, media_type: str) -> tuple[str, Mapping[str, Any]]:
         disable_ocr=True,  # pyright: ignore[reportCallIssue] - its stubs lag behind
         pages=kreuzberg.PageConfig(extract_pages=media_type == "application/pdf"),
         html_options={"extract_metadata": False},
+        # What it takes for headers and footers may be the title.
+        content_filter=kreuzberg.ContentFilterConfig(
+            include_headers=True, include_footers=True, strip_repeating_text=False
+        ),
         concurrency=kreuzberg.ConcurrencyConfig(max_threads=1),
     )
     try:
@@ -175,7 +176,7 @@ def _extract(data: bytes, media_type: str) -> tuple[str, Mapping[str, Any]]:
         # It says the same thing at every level it passes.
         said = ": ".join(dict.fromkeys(str(error).split(": ")))
         raise ConversionFailed(f"it cannot be read as {media_type}: {said[:300]}") from None
-    return result.content.replace("\r\n", "\n"), cast("Mapping[str, Any]", result.metadata)
+    return result.content.replace("\r\n", "\n"), result
 
 
 def _unescaped(text: str) -> str:

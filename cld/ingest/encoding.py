@@ -8,6 +8,9 @@ from cld.ingest.failed import ConversionFailed
 _MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
           (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))  # fmt: skip
 _SAMPLE_BYTES = 64 * 1024
+_LEAST_BYTES = 48
+"""Statistics of less say nothing."""
+
 _META = re.compile(rb"<meta[^>]{0,200}charset\s*=\s*[\"']?\s*([A-Za-z0-9_.:-]{1,40})", re.I)
 
 
@@ -48,6 +51,8 @@ def _decoded(data: bytes, is_html: bool) -> tuple[str, str]:
 def _guessed(data: bytes) -> str:
     import charset_normalizer  # noqa: PLC0415 - only where a text is no UTF-8
 
+    if len(data) < _LEAST_BYTES:
+        return "cp1252"
     best = charset_normalizer.from_bytes(data[:_SAMPLE_BYTES]).best()
     if best is None:
         raise ConversionFailed("its encoding cannot be told; save it as UTF-8")

@@ -15,6 +15,8 @@ import msgspec
 from cld.errors import CldError
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# On the way a folder need not be readable, where the kernel can go through one without reading it.
+_THROUGH = _FOLDER | getattr(os, "O_PATH", 0)
 # A pipe put where a file was must not hold up the open.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _TRIES = 3
@@ -46,8 +48,15 @@ def seen_of(status: os.stat_result) -> Seen:
 
 @contextmanager
 def open_root(root: str) -> Generator[int]:
-    """A handle of the folder `root`, which is the one path that is taken as it is."""
-    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """A handle of the folder at the absolute path `root`, in which there must be no link either.
+
+    It was resolved when it was checked; what has become a link since is not followed.
+    """
+    top = os.open("/", _THROUGH)
+    try:
+        fd = open_below(top, root.strip("/"), folder=True)
+    finally:
+        os.close(top)
     try:
         yield fd
     finally:
@@ -60,14 +69,15 @@ def open_below(root: int, path: str, *, folder: bool = False) -> int:
     Raises:
         OSError: there is none, or a link is in the way.
     """
+    if not path:
+        return os.open(".", _FOLDER, dir_fd=root)
     at = os.dup(root)
     try:
-        parts = path.split("/") if path else []
-        for index, part in enumerate(parts):
-            if part in ("", ".", ".."):
-                raise OSError(errno.EINVAL, "no plain path", path)
-            last = index == len(parts) - 1 and not folder
-            below = os.open(part, _FILE if last else _FOLDER, dir_fd=at)
+        *through, last = path.split("/")
+        if {"", ".", ".."}.intersection((*through, last)):
+            raise OSError(errno.EINVAL, "no plain path", path)
+        for part, flags in (*((part, _THROUGH) for part in through), (last, _FOLDER if folder else _FILE)):
+            below = os.open(part, flags, dir_fd=at)
             os.close(at)
             at = below
         return at

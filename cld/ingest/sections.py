@@ -57,9 +57,9 @@ def sections_of(text: str, form: Form, name: str) -> list[Section]:
     """The sections of `text`, in order, together all of it but headings and blanks."""
     match form:
         case "markdown":
-            return list(_closed(_markdown(text), len(text)))
+            return list(_closed(_markdown(text), text))
         case "rst":
-            return list(_closed(_rst(text), len(text)))
+            return list(_closed(_rst(text), text))
         case "python":
             return _python(text, name)
         case "code":
@@ -87,19 +87,22 @@ _Heading = tuple[int, int, int, str]
 """Level, where its lines start and end, and its title; level 0 is no heading but where the text begins."""
 
 
-def _closed(headings: Iterator[_Heading], length: int) -> Iterator[Section]:
+def _closed(headings: Iterator[_Heading], text: str) -> Iterator[Section]:
+    """The sections between the headings; a heading with nothing under it is its own section."""
     open_: list[tuple[int, str]] = []
-    body = 0
+    head = body = 0
     for level, start, end, title in headings:
-        if start > body:
-            yield Section(tuple(one for _, one in open_), body, start)
-        body = end
+        is_bare = bool(open_) and level <= open_[-1][0] and not text[body:start].strip()
+        if is_bare or start > body:
+            yield Section(tuple(one for _, one in open_), head if is_bare else body, start)
+        head, body = start, end
         if level:
             while open_ and open_[-1][0] >= level:
                 open_.pop()
             open_.append((level, title))
-    if length > body:
-        yield Section(tuple(one for _, one in open_), body, length)
+    is_bare = bool(open_) and not text[body:].strip()
+    if is_bare or len(text) > body:
+        yield Section(tuple(one for _, one in open_), head if is_bare else body, len(text))
 
 
 def _lines(text: str, start: int = 0) -> Iterator[_Line]:

@@ -1,0 +1,268 @@
+"""Conversion: what each format becomes. In this process, because it is pure; the bounds are tested with the pool."""
+
+import base64
+
+import pytest
+from ingest_files import docx, mail, pdf
+
+from cld.ingest import Limits
+from cld.ingest.convert import ConversionFailed, convert
+from cld.ingest.kinds import Form, by_content, by_name
+from cld.ingest.messages import Converted, Order
+
+LIMITS = Limits()
+
+
+def converted(form: Form, data: bytes | str, name: str = "file", **bounds: int) -> Converted:
+    raw = data.encode() if isinstance(data, str) else data
+    order = Order(name, form, raw, LIMITS.text_characters, LIMITS.passages, 10.0)
+    return convert(Order(**{**{f: getattr(order, f) for f in order.__struct_fields__}, **bounds}))
+
+
+def shown(one: Converted) -> list[tuple[tuple[str, ...], str]]:
+    return [(passage.titles, passage.text) for passage in one.passages]
+
+
+def test_markdown_is_cut_along_its_headings_and_keeps_its_front_matter() -> None:
+    head = "---\ntitle: The Guide\ntags: [a]\n---\n"
+    text = head + "# Start\n\nHello.\n\n## Deeper `code`\n\nMore *words*.\n\n# End\n\nBye.\n"
+    made = converted("markdown", text)
+    assert made.title == "The Guide"
+    assert made.head == head
+    assert shown(made) == [
+        (("Start",), "Hello."),
+        (("Start", "Deeper code"), "More *words*."),
+        (("End",), "Bye."),
+    ]
+    assert made.abstract == "Hello."
+
+
+def test_offsets_and_lines_find_the_quote_again_in_the_file() -> None:
+    text = "# T\r\n\r\nFirst ä.\r\n\r\n## U\r\n\r\n" + "A sentence of some words here. " * 200 + "\r\nlast 🎉 line\r\n"
+    made = converted("markdown", text)
+    read = text.replace("\r\n", "\n")
+    assert len(made.passages) > 3
+    for one in made.passages:
+        assert read[one.start : one.end] == one.text
+        assert one.line == read.count("\n", 0, one.start) + 1
+    assert [one.start for one in made.passages] == sorted(one.start for one in made.passages)
+    assert made.passages[-1].text.endswith("last 🎉 line")
+
+
+def test_long_sections_are_cut_between_sentences_and_nothing_is_lost() -> None:
+    sentences = [f"Sentence number {n} says something of its own." for n in range(400)]
+    made = converted("text", " ".join(sentences))
+    assert all(len(one.text) <= 1200 for one in made.passages)
+    assert all(one.text.endswith(".") for one in made.passages)
+    assert " ".join(one.text for one in made.passages) == " ".join(sentences)
+
+
+def test_headings_in_code_are_no_headings() -> None:
+    made = converted("markdown", "# Real\n\n```sh\n# comment\n```\n\n~~~\n## other\n~~~\nTitle two\n=========\nbody\n")
+    assert [one.titles for one in made.passages] == [("Real",), ("Title two",)]
+
+
+def test_restructured_text_has_the_levels_its_underlines_came_in() -> None:
+    text = "=====\nTitle\n=====\n\nIntro.\n\nPart\n----\n\nOne.\n\nSub\n~~~\n\nTwo.\n\nOther\n-----\n\nThree.\n"
+    text += "\n=== ===\nA   B\n=== ===\n"
+    made = converted("rst", text)
+    assert made.title == "Title"
+    assert [one.titles for one in made.passages] == [
+        ("Title",),
+        ("Title", "Part"),
+        ("Title", "Part", "Sub"),
+        ("Title", "Other"),
+    ]
+    assert made.passages[0].text == "Intro."
+
+
+def test_html_becomes_text_with_headings_and_keeps_its_linked_data() -> None:
+    page = (
+        "<html><head><title>T &amp; U</title><style>x{}</style>"
+        '<script type="application/ld+json">{"@type": "Thing"}</script></head><body><nav>go</nav><h1>A &lt; B</h1>'
+        '<p>One &amp; <b>two</b>.</p><img alt="pic" src="data:image/png;base64,AAAA"><h2>C</h2><p>a_b ä</p>'
+        "<script>alert(1)</script></body></html>"
+    )
+    made = converted("html", page)
+    assert made.title == "T & U"
+    assert made.head == '<script type="application/ld+json">{"@type": "Thing"}</script>'
+    text = "\n".join(one.text for one in made.passages)
+    assert ("A < B", "C") in {one.titles for one in made.passages}
+    assert "One & **two**." in text and "a_b ä" in text
+    assert "alert" not in text and "base64" not in text and "x{}" not in text and "title:" not in text
+
+
+@pytest.mark.parametrize("encoding", ["iso-8859-1", "utf-8", "utf-16", "utf-8-sig"])
+def test_html_is_read_in_the_encoding_it_has(encoding: str) -> None:
+    page = '<html><head><meta charset="iso-8859-1"><title>Grüße</title></head><body><p>Fähre</p></body></html>'
+    made = converted("html", page.encode(encoding))
+    assert (made.title, made.passages[0].text) == ("Grüße", "Fähre")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("utf-16", "Grüße aus Köln"),
+        ("utf-8-sig", "Grüße aus Köln"),
+        ("cp1252", "Die Würde des Menschen ist unantastbar. Sie zu achten und zu schützen ist Verpflichtung. “So”"),
+        ("cp1251", "Все люди рождаются свободными и равными в своем достоинстве и правах."),  # noqa: RUF001
+        ("shift_jis", "すべての人間は、生まれながらにして自由であり、かつ、尊厳と権利とについて平等である。"),
+    ],
+)
+def test_text_is_read_in_the_encoding_it_has(encoding: str, text: str) -> None:
+    assert converted("text", text.encode(encoding)).passages[0].text == text
+
+
+def test_a_pdf_has_headings_and_pages_and_its_words() -> None:
+    data = pdf(
+        [
+            [(24, "The Report"), (11, "The first page says a <MIME> type_name in plain words."), (11, "It goes on.")],
+            [(18, "Chapter two"), (11, "The second page has other words.")],
+        ]
+    )
+    made = converted("pdf", data)
+    by_words = {one.text: one for one in made.passages}
+    first = next(one for words, one in by_words.items() if "first page" in words)
+    second = next(one for words, one in by_words.items() if "second page" in words)
+    assert (first.page, second.page) == (1, 2) and first.line is None
+    assert "<MIME> type_name" in first.text
+    assert made.title == "The Report"
+
+
+def test_a_docx_keeps_headings_and_every_character() -> None:
+    made = converted("docx", docx([(1, "R&amp;D"), (0, "AT&amp;T says x &lt; y."), (2, "Part"), (0, "End.")]))
+    assert shown(made) == [(("R&D",), "AT&T says x < y."), (("R&D", "Part"), "End.")]
+    assert "mammoth" in made.converter
+
+
+def test_mail_is_its_headers_and_its_plain_text() -> None:
+    made = converted("mail", mail("Grüße & more", "Hello Bob,\n\nsee you.\n", "<p>Hello <b>Bob</b></p>", ["plan.pdf"]))
+    assert made.title == "Grüße & more"
+    text = made.passages[0].text
+    assert text.startswith("From: Ada <ada@example.org>\nTo: bob@example.org\nDate: Sat, 21 Nov 2026 08:00:00 +0000\n")
+    assert "Attachments: plan.pdf" in text and "see you." in text and "<b>" not in text
+
+
+def test_mail_that_is_html_only_is_read_as_html() -> None:
+    text = converted("mail", mail("S", page="<h1>News</h1><p>Only <i>here</i></p>")).passages[-1].text
+    assert text == "Only *here*"
+
+
+def test_mail_with_lies_about_its_encoding_is_read_all_the_same() -> None:
+    raw = b"From: a@b.c\nSubject: =?nonsense?q?x?=\nContent-Type: text/plain; charset=klingon-8\n\ncaf\xc3\xa9\n"
+    assert "café" in converted("mail", raw).passages[0].text
+    raw = b"From: \xff\xfe@b.c\nSubject: caf\xe9\nContent-Transfer-Encoding: base64\n\n!!!not base64\n"
+    converted("mail", raw)
+    body = base64.b64encode("Füße".encode("latin-1")).decode()
+    raw = f"From: a@b.c\nContent-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: base64\n\n{body}\n"
+    assert "Füße" in converted("mail", raw).passages[0].text
+
+
+def test_python_is_cut_at_its_definitions() -> None:
+    source = (
+        '"""Module words."""\nimport os\n\n# about f\n@cache\ndef f():\n    return 1\n\nclass C:\n'
+        '    """Class words."""\n    x = 1\n\n    async def m(self):\n        return 2\n\nTAIL = 3\n'
+    )
+    made = converted("python", source, "mod.py")
+    assert shown(made) == [
+        (("mod.py",), '"""Module words."""\nimport os'),
+        (("mod.py", "def f"), "# about f\n@cache\ndef f():\n    return 1"),
+        (("mod.py", "class C"), 'class C:\n    """Class words."""\n    x = 1'),
+        (("mod.py", "class C", "def m"), "async def m(self):\n        return 2"),
+        (("mod.py",), "TAIL = 3"),
+    ]
+    assert [one.line for one in made.passages] == [1, 4, 9, 13, 16]
+
+
+def test_python_that_does_not_parse_is_cut_at_what_looks_like_definitions() -> None:
+    made = converted("python", "print 'old'\n\ndef f(x):\n    pass\n", "old.py")
+    assert [one.titles for one in made.passages] == [("old.py",), ("old.py", "def f(x):")]
+
+
+def test_javascript_is_cut_at_its_declarations() -> None:
+    source = (
+        "import x from 'y';\n\n// says hello\nexport async function hello(name) {\n  return 1;\n}\n\n"
+        "class A {\n  m() {}\n}\n\nexport const go = (a) => {\n};\n"
+    )
+    made = converted("code", source, "a.js")
+    assert [one.titles[1:] for one in made.passages] == [
+        (),
+        ("export async function hello(name)",),
+        ("class A",),
+        ("export const go = (a) =>",),
+    ]
+    assert made.passages[1].text.startswith("// says hello\nexport")
+
+
+@pytest.mark.parametrize(
+    ("form", "data", "reason"),
+    [
+        ("pdf", b"%PDF-1.7\n" + b"\x00\xff" * 500, "cannot be read as application/pdf"),
+        ("pdf", pdf([[(10, "words")]])[:300], "cannot be read as application/pdf"),
+        ("docx", b"PK\x03\x04 nonsense", "no DOCX"),
+        ("docx", docx([(0, "x")], bomb_bytes=300 << 20), "unpacks to"),
+        ("mail", b"this is not a message\n", "no e-mail"),
+        ("html", b"<div>" * 100_000 + b"x" + b"</div>" * 100_000, "no text"),
+        ("html", b"<html><body><script>x</script></body></html>", "no text"),
+        ("text", b"   \n\n", "no text"),
+    ],
+    ids=["pdf-junk", "pdf-cut", "docx-junk", "docx-bomb", "mail-junk", "html-deep", "html-empty", "text-empty"],
+)
+def test_what_cannot_be_converted_says_why(form: Form, data: bytes, reason: str) -> None:
+    with pytest.raises(ConversionFailed, match=reason):
+        converted(form, data)
+
+
+def test_too_much_text_and_too_many_passages_are_refused() -> None:
+    with pytest.raises(ConversionFailed, match="has 101 characters; at most 100 are taken"):
+        converted("text", "a" * 101, text_characters=100)
+    with pytest.raises(ConversionFailed, match="more than 3 passages"):
+        converted("markdown", "# h\n\nx\n\n" * 4, passages=3)
+
+
+def test_a_heading_with_nothing_under_it_is_not_lost() -> None:
+    made = converted("markdown", "# Slides\n\n## First point\n\n## Second point\n\n# Thanks\n")
+    assert shown(made) == [
+        (("Slides", "First point"), "## First point"),
+        (("Slides", "Second point"), "## Second point"),
+        (("Thanks",), "# Thanks"),
+    ]
+
+
+@pytest.mark.parametrize("word", ["a", "ab ", "[(", "> ", "- ", "# x\n", "```\n", "=\n", "<p>", "*", "\\", "|"])
+@pytest.mark.timeout(20)
+def test_texts_without_any_structure_take_time_in_proportion(word: str) -> None:
+    converted("markdown", word * (400_000 // len(word)), passages=1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("name", "media_type"),
+    [
+        ("a.md", "text/markdown"),
+        ("A.PDF", "application/pdf"),
+        ("x.tsx", "text/typescript"),
+        ("m.eml", "message/rfc822"),
+        ("LICENSE", None),
+        (".hidden", None),
+        ("a.unknown", None),
+    ],
+)
+def test_names_say_what_a_file_is(name: str, media_type: str | None) -> None:
+    kind = by_name(name)
+    assert not isinstance(kind, str) and (kind and kind.media_type) == media_type
+
+
+def test_names_say_what_is_not_for_reading() -> None:
+    assert [by_name(name) for name in ("a.png", "b.zip", "x.min.js", "uv.lock", "package-lock.json")] == [
+        "binary",
+        "binary",
+        "generated",
+        "generated",
+        "generated",
+    ]
+
+
+def test_the_first_bytes_say_what_a_file_is_where_its_name_does_not() -> None:
+    found = [by_content(start) for start in (b"%PDF-1.4", b"<!DOCTYPE html><p>", b"words", "ä".encode("utf-16"))]
+    assert [kind and kind.form for kind in found] == ["pdf", "html", "text", "text"]
+    assert by_content(b"\x7fELF\x00\x01") is None
