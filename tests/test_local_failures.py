@@ -1,5 +1,6 @@
 """Storage that fails: the error says so, nothing is torn or left over, and afterwards it works again."""
 
+import concurrent.futures.thread  # noqa: F401 - asyncio does so late, when rights to read it may be gone
 import errno
 import os
 import resource

@@ -10,7 +10,6 @@ wrong with a tree `local_doctor`.
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +36,7 @@ from cld.store.local_paths import (
     refusal,
 )
 from cld.store.local_recover import rescue_one
+from cld.store.local_threads import Threads
 from cld.store.local_trash import trash_tree
 from cld.store.local_write import Writer
 from cld.uri import ROOT, SUFFIX, URI, id_of, parse_uri, type_of
@@ -77,7 +77,7 @@ class LocalStore:
         self._history = History(layout, keep=keep, days=days)
         self._writer = Writer(layout, self._history)
         self._listing = Listing(layout)
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="cld-store")
+        self._threads = Threads(_THREADS, "cld-store")
         self._closed = False
         self._root = layout.root
         self._open_file = layout.open
@@ -186,12 +186,12 @@ class LocalStore:
         if self._closed:
             return
         self._closed = True
-        await asyncio.to_thread(self._threads.shutdown)
+        await asyncio.to_thread(self._threads.close)
         self._layout.close()
 
     async def _in_thread(self, work: Callable[[], T], verb: str, uri: URI) -> T:
         """The one hop. Cancelling leaves the work to finish in its thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, _translated, work, verb, uri)
+        return await self._threads.run(partial(_translated, work, verb, uri))
 
     # Everything below blocks.
 
