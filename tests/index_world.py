@@ -74,11 +74,12 @@ class World:
         """The index kept true by a maintainer in this process; entered once all of the tree is indexed."""
         guard = Guard(INDEXER, TablePolicy(self.rule), ListJournal())
         store = GuardedStore(guard, self.store, Schemas(no_schema), Context())
+        wait = options.pop("wait", True)
         async with open_bus(Watch(), self.root.resolve(), self.store) as bus:
             maintainer = Maintainer(self.folder, store, lambda: hear(store, bus), model, **options)
             task = asyncio.create_task(maintainer.run())
             try:
-                if options.pop("wait", True):
+                if wait:
                     await asyncio.wait_for(maintainer.ready.wait(), SECONDS)
                 yield maintainer
             finally:

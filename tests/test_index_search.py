@@ -80,22 +80,8 @@ async def test_prefix_types_and_namespace_narrow_what_is_searched(world: World) 
 
 async def test_the_answer_is_the_same_as_over_a_tree_without_what_may_not_be_read(tmp_path: Path) -> None:
     rng = random.Random(7)
-    vocabulary = [
-        "lock",
-        "kernel",
-        "process",
-        "file",
-        "version",
-        "zebra",
-        "bread",
-        "rye",
-        "install",
-        "machine",
-        "queue",
-        "index",
-        "policy",
-        "rule",
-    ]
+    said = "lock kernel process file version zebra bread rye install queue index policy rule"
+    vocabulary = said.split()
     texts = {
         f"cld:common.Conversation.c{n % 9}/common.Text.t{n:03d}": " ".join(
             rng.choices(vocabulary, k=rng.randint(1, 60))

@@ -14,7 +14,7 @@ BATCH = 96
 """Texts sent at a time; the smallest bound among the usual providers."""
 
 TIMEOUT_SECONDS = 60.0
-RETRIES = 2
+RETRIES = 1
 
 
 class LiteLLM:
@@ -48,10 +48,11 @@ class LiteLLM:
         if self.model.api_base:
             more["api_base"] = self.model.api_base
         if self.model.dimensions:
-            more["dimensions"] = self.model.dimensions
+            # Models that litellm has not heard of may have them too; those that have not will say so.
+            more |= {"dimensions": self.model.dimensions, "allowed_openai_params": ["dimensions"]}
         try:
             answer = await litellm.aembedding(
-                model=self.model.name, input=texts, timeout=TIMEOUT_SECONDS, num_retries=RETRIES, **more
+                model=self.model.name, input=texts, timeout=TIMEOUT_SECONDS, max_retries=RETRIES, **more
             )
             rows = sorted(answer.data, key=lambda row: row["index"])
             vectors = [row["embedding"] for row in rows]

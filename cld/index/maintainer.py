@@ -69,8 +69,9 @@ class Maintainer:
         self._serving: Writer | None = None
         self._building: Writer | None = None
         self._turn = asyncio.Lock()
-        self._written = asyncio.Condition()
         self._to_merge = asyncio.Event()
+        self.holds = asyncio.Event()
+        """Set while this process is the one that maintains the index."""
         self.ready = asyncio.Event()
         """Set while this process maintains an index, of the model asked for, that has all of the tree."""
 
@@ -91,15 +92,11 @@ class Maintainer:
                 expected = isinstance(cause, (OSError, CldError, BrokenIndex))
                 log.warning("index: %s; beginning again in %g s", cause, wait, exc_info=None if expected else error)
             finally:
+                self.holds.clear()
                 self.ready.clear()
                 self._serving = self._building = None
             await asyncio.sleep(wait)
             wait = min(2 * wait, longest)
-
-    async def written(self) -> None:
-        """Return once a further batch has been written."""
-        async with self._written:
-            await self._written.wait()
 
     @asynccontextmanager
     async def _lock(self) -> AsyncGenerator[int]:
@@ -135,6 +132,7 @@ class Maintainer:
         else:
             self._serving = await Writer.open(self._folder / current, self._choose(old.model))
             self._tidy(wanted, current)
+        self.holds.set()
         async with asyncio.TaskGroup() as tasks:
             others = [
                 tasks.create_task(self._reconcile_on()),
@@ -183,8 +181,6 @@ class Maintainer:
                     log.warning("index: not embedding with %s for now: %s", writer.model.name, error)
                     self._building = None
         self._to_merge.set()
-        async with self._written:
-            self._written.notify_all()
 
     async def _reconcile_on(self) -> None:
         wait, longest = _RETRY_SECONDS
@@ -241,8 +237,6 @@ class Maintainer:
                 log.info("index: %s answers from now on", self._model.name)
         if self._serving is not None and self._serving.model == self._model:
             self.ready.set()
-        async with self._written:
-            self._written.notify_all()
 
     async def _merge_on(self) -> None:
         while True:

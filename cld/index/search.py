@@ -177,7 +177,7 @@ def _ordered(parts: list[_Part]) -> Iterator[list[_Candidate]]:
     if not parts:
         return
     scores = np.concatenate([scored.score for _, scored in parts])
-    firsts = np.cumsum([0, *(segment.rows for segment, _ in parts)])
+    firsts: Positions = np.cumsum(np.array([0, *(segment.rows for segment, _ in parts)], np.intp))
     left = np.flatnonzero(scores > 0)
     size = _STEP
     while len(left):
@@ -185,7 +185,7 @@ def _ordered(parts: list[_Part]) -> Iterator[list[_Candidate]]:
         bound = float(np.partition(mine, -size)[-size]) if len(left) > size else 0.0
         step: list[_Candidate] = []
         best: Positions = left[mine >= bound]
-        for at in best.tolist():
+        for at in map(int, best):
             number = int(np.searchsorted(firsts, at, "right")) - 1
             segment, scored = parts[number]
             row = at - int(firsts[number])
