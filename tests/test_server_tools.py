@@ -1,5 +1,6 @@
 """Tools: what they answer, how they fail, and who sees which, in both protocol eras."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,12 +8,17 @@ from typing import Any
 
 import jsonschema
 import pytest
+from mcp import Client
 from mcp.shared.exceptions import MCPError
 from server_world import ADA, BOB, MODES, call, client, fail, world
 
+from cld.config import Settings
 from cld.errors import ConfigError, PolicyError
 from cld.policy import Action
 from cld.principal import Principal
+from cld.runtime import Runtime
+from cld.server.access import Identity
+from cld.server.application import Application
 from cld.server.call import Reply
 from cld.server.registry import READS, Annotations, Registry, Tool, select
 from cld.server.resources_tools import CORE, MORE
@@ -20,6 +26,7 @@ from cld.uri import URI
 
 pytestmark = pytest.mark.anyio
 
+RULES = Path(__file__).parent.parent / "policies"
 TEXT = "cld:common.Text.a"
 ALL = [
     "resource_get", "resource_put", "resource_list", "resource_delete", "resource_history", "resource_restore",
@@ -300,3 +307,58 @@ def test_a_tool_is_decided_on_by_its_own_uri() -> None:
     assert tool("a").uri == "cld:tool.Tool.a"
     placed = Tool("b", "b", "b", {}, dict, tool("b").handle, READS, uri=URI("cld:cld.Namespace.n/tool.Tool.b"))
     assert placed.uri == "cld:cld.Namespace.n/tool.Tool.b"
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_without_valid_rules_every_answer_says_why_and_none_says_where(tmp_path: Path, mode: str) -> None:
+    policies = tmp_path / "the rules"
+    policies.mkdir()
+    (policies / "data.json").write_text("{")
+    settings = Settings(root=str(tmp_path / "my tree"), policies=str(policies), durability="none")
+    async with Runtime.open(settings) as runtime:
+        application = Application(runtime, lambda _: Identity(runtime.principal))
+        async with Client(application.server(), mode=mode) as host:  # type: ignore[arg-type]
+            assert (await host.list_tools()).tools == []
+            said = [host.instructions or ""] if mode == "legacy" else []  # else they come with discover
+            error = await fail(host, "resource_get", uri="cld:my.A.a")
+            assert error["code"] == "policy_error"
+            said.append(error["message"])
+            for asked in (host.read_resource("cld:my.A.a"), host.get_prompt("p")):
+                with pytest.raises(MCPError) as caught:
+                    await asked
+                assert caught.value.error.code == -32603 and caught.value.error.data["code"] == "policy_error"
+                said.append(json.dumps(caught.value.error.data))
+            for text in said:
+                assert "no valid policy" in text and "policy.wasm" in text, text
+                assert str(tmp_path) not in text and "the rules" not in text.replace("…/the rules", ""), text
+            with pytest.raises(MCPError, match="Unknown tool"):
+                await host.call_tool("none", {})
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_what_is_wrong_with_the_server_is_told_without_paths(
+    tmp_path: Path, mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*line: Any) -> None:
+        raise PolicyError(f"the log in {tmp_path}/x/.cld/log ([Errno 28]: '/var/a/b.jsonl') is full; free space")
+
+    async with world(tmp_path) as made, client(made, mode) as host:
+        made.journal._write = broken  # type: ignore[method-assign]
+        error = await fail(host, "resource_get", uri="cld:my.A.a")
+        assert error["message"] == "the log in …/log ([Errno 28]: '…/b.jsonl') is full; free space"
+        with pytest.raises(MCPError) as caught:
+            await host.read_resource("cld:my.A.a")
+        assert caught.value.error.code == -32603 and "/" not in caught.value.error.message.replace("…/", "")
+        assert f"{tmp_path}/x/.cld/log" in caplog.text
+
+
+async def test_an_explanation_of_a_call_knows_that_the_tool_destroys(tmp_path: Path) -> None:
+    settings = Settings(root=str(tmp_path / "tree"), policies=str(RULES), durability="none", tools="all")
+    async with Runtime.open(settings) as runtime:
+        application = Application(runtime, lambda _: Identity(runtime.principal))
+        hints = Annotations(read_only=False, destructive=True, idempotent=False)
+        application.registry.replace("test", [dataclasses.replace(tool("wipe"), annotations=hints), tool("look")])
+        async with Client(application.server()) as host:
+            for name, asked in (("wipe", True), ("look", False)):
+                found = await call(host, "policy_explain", action="call", uri=f"cld:tool.Tool.{name}")
+                assert ("require_approval" in found["decisions"][0]["obligations"]) is asked

@@ -8,14 +8,16 @@ information only.
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from mcp.server.context import ServerRequestContext
 
+from cld.errors import PolicyError
 from cld.guard import GuardedStore
 from cld.policy import Context
 from cld.principal import Principal
-from cld.runtime import Runtime
+from cld.runtime import Runtime, log_folder
 
 RequestContext = ServerRequestContext[Any, Any]
 
@@ -37,6 +39,27 @@ class Access:
 
     runtime: Runtime
     identity_of: IdentityOf
+
+    @cached_property
+    def places(self) -> tuple[str, ...]:
+        """The folders of this server, which are nobody's business but its log's."""
+        settings = self.runtime.settings
+        found = [str(settings.policies_path), str(log_folder(settings))]
+        if settings.is_local:
+            root = settings.root_path
+            found += [str(root), str(root.resolve())]
+        else:
+            found.append(settings.root)
+        return tuple(found)
+
+    def require_policy(self) -> None:
+        """Return when something can be decided; called where the answer would else be that there is nothing.
+
+        Raises:
+            PolicyError: nothing can be, and why.
+        """
+        if refusal := self.runtime.refusal():
+            raise PolicyError(f"there is no valid policy, so nothing is allowed: {refusal}")
 
     def principal_of(self, ctx: RequestContext) -> Principal:
         return self.identity_of(ctx).principal

@@ -20,9 +20,9 @@ from cld.runtime import Runtime
 from cld.server.access import Access, IdentityOf, RequestContext
 from cld.server.completions import Completions
 from cld.server.events_tools import events_tools
-from cld.server.failures import translate
+from cld.server.failures import Translate, without_paths
 from cld.server.inboxes import Inboxes
-from cld.server.policy_tools import EXPLAIN
+from cld.server.policy_tools import policy_tools
 from cld.server.prompts import Prompts
 from cld.server.registry import Registry, select
 from cld.server.resources import Resources
@@ -59,7 +59,7 @@ class Application:
         self.access = access
         self.inboxes = Inboxes(runtime)
         self.registry = Registry()
-        more = [*MORE, *events_tools(self.inboxes), EXPLAIN]
+        more = [*MORE, *events_tools(self.inboxes), *policy_tools(self.registry)]
         self.registry.replace("cld", select(runtime.settings.tools, CORE, more))
         self.tools = Tools(access, self.registry)
         self.resources = Resources(access)
@@ -97,7 +97,7 @@ class Application:
             name,
             version=__version__,
             title="cld",
-            instructions=INSTRUCTIONS,
+            instructions=self._instructions(),
             cache_hints=hints,
             lifespan=lifespan,
             **handlers,
@@ -105,8 +105,15 @@ class Application:
         # A question's state is bound to the caller, and to this process: it ends with the questions it names.
         state = RequestStateSecurity(keys=[os.urandom(32)], bind_principal=lambda ctx: self.access.principal_of(ctx).id)
         # In place of the SDK's spans for OpenTelemetry, which cost every call though nothing here exports them.
-        server.middleware[:] = [translate, RequestStateBoundary(state, default_audience=name)]
+        server.middleware[:] = [Translate(self.access.places), RequestStateBoundary(state, default_audience=name)]
         return server
+
+    def _instructions(self) -> str:
+        """What models are told of this server; an empty list of tools would else be a riddle."""
+        if not (refusal := self.access.runtime.refusal()):
+            return INSTRUCTIONS
+        why = without_paths(refusal, self.access.places)
+        return f"{INSTRUCTIONS}\nAt present everything is denied, for there is no valid policy: {why}"
 
     async def _list_tools(self, ctx: RequestContext, params: PaginatedRequestParams | None) -> dict[str, Any]:
         await self.subscriptions.list_told(ctx, "tools")

@@ -128,7 +128,7 @@ class Call:
         self.context = context
         self._questions = questions
         self._declined = False
-        self._agreed = self._answer_brought()
+        self._agreed: frozenset[About] = self._answer_brought()
 
     @property
     def store(self) -> GuardedStore:
@@ -158,7 +158,7 @@ class Call:
         if not self.can_ask:
             return None
         if await self._ask(question, about):
-            self._agreed |= {about}
+            self._agreed = frozenset((*self._agreed, about))
         else:
             self._declined = True
         return not self._declined

@@ -62,6 +62,7 @@ class Prompts:
         """The prompt with its arguments filled in."""
         prompt = await self.find(ctx, params.name)
         if prompt is None:
+            self._access.require_policy()
             raise no_such_prompt(params.name)
         given = params.arguments or {}
         known = {argument.name for argument in prompt.arguments}

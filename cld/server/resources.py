@@ -10,7 +10,7 @@ from typing import Any
 
 from mcp_types import PaginatedRequestParams, ReadResourceRequestParams
 
-from cld.errors import InvalidURI
+from cld.errors import InvalidURI, ResourceNotFound
 from cld.resource import encode
 from cld.server.access import Access, RequestContext
 from cld.server.call import progressing
@@ -56,7 +56,11 @@ class Resources:
         return {"resultType": "complete", "resourceTemplates": _TEMPLATES}
 
     async def read(self, ctx: RequestContext, params: ReadResourceRequestParams) -> dict[str, Any]:
-        stored = await self._access.store(ctx, "resources/read").get(parse_uri(from_host(params.uri)))
+        try:
+            stored = await self._access.store(ctx, "resources/read").get(parse_uri(from_host(params.uri)))
+        except ResourceNotFound:
+            self._access.require_policy()
+            raise
         content = {
             # As the host wrote it, so that it knows it again.
             "uri": params.uri,

@@ -46,6 +46,7 @@ class Tools:
         tool = self.registry.find(params.name)
         if tool is None:
             raise no_such_tool(params.name)
+        places = self._access.places
         given = params.arguments or {}
         read, misfit = _read(tool, given)
         principal = self._access.principal_of(ctx)
@@ -55,6 +56,7 @@ class Tools:
         try:
             decision = self._access.runtime.guard(principal).decide("call", tool.uri, context)
             if not decision.allow:
+                self._access.require_policy()
                 raise no_such_tool(params.name)
             if misfit is not None:
                 raise misfit
@@ -68,7 +70,7 @@ class Tools:
         except MCPError:
             raise
         except Exception as error:  # every failure of a tool is the tool's answer
-            return failed_result(error, tool.name)
+            return failed_result(error, tool.name, places)
 
 
 async def _handle(call: Call, tool: Tool, read: Any, given: Mapping[str, Any]) -> Reply:
