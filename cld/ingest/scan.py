@@ -82,9 +82,8 @@ def scan(root: str, selection: Selection) -> Scan:
 
 
 def _above(top: int, selection: Selection) -> list[Ignore]:
-    """The patterns given and those of the folders from the top down to above the scope."""
-    given = ignore_of("", selection.exclude)
-    ignores = [] if given is None else [given]
+    """The patterns of the folders from the top down to above the scope."""
+    ignores: list[Ignore] = []
     parts = selection.scope.split("/") if selection.scope else []
     for depth in range(len(parts)):
         base = "/".join(parts[:depth])
@@ -115,6 +114,7 @@ class _Walk:
         self.scan = Scan()
         self._root = root
         self._selection = selection
+        self._exclude = ignore_of("", selection.exclude)
 
     def folder(self, fd: int, base: str, ignores: list[Ignore], depth: int) -> None:
         limits = self._selection.limits
@@ -176,7 +176,9 @@ class _Walk:
             return "hidden"
         if entry.name in _GENERATED:
             return "generated"
-        return "ignored" if ignored(ignores, path, folder=entry.is_dir(follow_symlinks=False)) else ""
+        # What is asked for with the call counts more than what any file says.
+        asked = [self._exclude] if self._exclude is not None else []
+        return "ignored" if ignored([*ignores, *asked], path, folder=entry.is_dir(follow_symlinks=False)) else ""
 
     def _mail(self, fd: int, base: str) -> None:
         with os.scandir(fd) as listing:

@@ -1,0 +1,106 @@
+"""The tool: hosts may have files taken in only from folders that the server's owner named."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp import Client
+from server_world import MODES, World, call, client, fail, world
+
+from cld.ingest import Limits
+from cld.server import ingest_tools as module
+from cld.server.ingest_tools import ingest_tools
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def host(
+    folder: Path, *roots: Path, mode: str = "legacy", **options: Any
+) -> AsyncGenerator[tuple[World, Client]]:
+    tools = ingest_tools([str(root) for root in roots], folder / "tree", Limits())
+    async with world(folder / "tree") as made:
+        made.application.registry.replace("ingest", tools)
+        async with client(made, mode, **options) as connected:
+            yield made, connected
+
+
+def put(folder: Path, **files: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, text in files.items():
+        (folder / f"{name}.md").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_the_folders_named_are_taken_in(tmp_path: Path, mode: str) -> None:
+    docs = put(tmp_path / "docs", a="# A\n\nwords", b="words")
+    async with host(tmp_path, docs, mode=mode) as (made, connected):
+        answer = await call(connected, "ingest")
+        assert (answer["added"], answer["remaining"], answer["failed"]) == (2, 0, [])
+        page = await made.store.list(answer["roots"][0])
+        assert len(page.uris) == 2
+        put(docs, a="# A\n\nnew words")
+        assert (await call(connected, "ingest", paths=["a.md"]))["changed"] == 1
+        assert (await call(connected, "ingest", paths=[str(docs / "b.md")]))["unchanged"] == 1
+
+
+async def test_without_folders_named_the_tool_says_what_to_set(tmp_path: Path) -> None:
+    docs = put(tmp_path / "docs", a="words")
+    async with host(tmp_path) as (_, connected):
+        for arguments in ({}, {"paths": [str(docs)]}):
+            error = await fail(connected, "ingest", **arguments)
+            assert error["code"] == "config_error" and "[ingest] roots" in error["message"]
+
+
+async def test_nothing_outside_can_be_read_nor_its_being_there_be_told(tmp_path: Path) -> None:
+    docs, secret = put(tmp_path / "docs", a="words"), put(tmp_path / "secret", s="secret words")
+    (docs / "link").symlink_to(secret)
+    async with host(tmp_path, docs) as (made, connected):
+        paths = [
+            *(str(secret), str(secret / "s.md"), str(tmp_path / "missing"), str(docs / "link"), "link/s.md"),
+            *("../secret", "../missing", "~", "/", "/etc/passwd", "a\x00b", "/proc/self/environ"),
+        ]
+        messages = set[str]()
+        for path in paths:
+            error = await fail(connected, "ingest", paths=[path])
+            assert error["code"] == "invalid_argument", path
+            messages.add(error["message"].replace(path, "PATH").replace(f"{docs}/PATH", "PATH"))
+        assert messages <= {"PATH is not in a folder that may be taken in"}, messages
+        assert (await made.store.list(depth=9)).uris == ()
+        answer = await call(connected, "ingest")
+        assert answer["added"] == 1 and answer["skipped"] == {"link": 1}
+
+
+async def test_a_bad_file_is_in_the_answer(tmp_path: Path) -> None:
+    docs = put(tmp_path / "docs", a="words")
+    (docs / "x.pdf").write_bytes(b"%PDF-1.4 no")
+    async with host(tmp_path, docs) as (_, connected):
+        answer = await call(connected, "ingest")
+        assert (answer["added"], answer["failures"]) == (1, 1)
+        assert answer["failed"][0]["path"] == str(docs / "x.pdf") and answer["failed"][0]["reason"]
+
+
+async def test_what_takes_longer_is_done_over_several_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    docs = put(tmp_path / "docs", a="words", b="words")
+    async with host(tmp_path, docs) as (_, connected):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "BEGIN_SECONDS", -1.0)
+            assert (await call(connected, "ingest"))["remaining"] == 2
+        assert (await call(connected, "ingest"))["added"] == 2
+
+
+async def test_progress_is_told_to_a_host_that_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    docs = put(tmp_path / "docs", **{f"f{n}": f"words {n}" for n in range(30)})
+    monkeypatch.setattr(module, "TICK_SECONDS", 0.01)
+    told: list[tuple[float, float | None, str | None]] = []
+
+    async def progress(done: float, total: float | None, message: str | None) -> None:
+        told.append((done, total, message))
+
+    async with host(tmp_path, docs) as (_, connected):
+        await connected.call_tool("ingest", {}, progress_callback=progress)
+    assert told and all(total == 30 and str(docs) in (message or "") for _, total, message in told)
+    assert [done for done, *_ in told] == sorted({done for done, *_ in told})
