@@ -69,6 +69,10 @@ class World:
     async def check(self, **more: Any) -> Checked:
         return await check(self.folder, self.mine, **more)
 
+    def maintainer(self, model: Model | None = None, **options: Any) -> Maintainer:
+        """A maintainer that hears of nothing."""
+        return Maintainer(self.folder, self.mine, contextlib.nullcontext, model, **options)  # type: ignore[arg-type]
+
     @asynccontextmanager
     async def maintained(self, model: Model | None = None, **options: Any) -> AsyncIterator[Maintainer]:
         """The index kept true by a maintainer in this process; entered once all of the tree is indexed."""

@@ -167,7 +167,7 @@ def test_a_provider_is_asked_in_batches_and_its_failures_are_told(
 
 async def test_without_litellm_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "litellm", None)
-    with pytest.raises(Unsupported, match=r"cld\[litellm\]"):
+    with pytest.raises(Unsupported, match=r"cld\[models\]"):
         await choose_embedder(Model("openai/tiny")).embed(["x"])
 
 

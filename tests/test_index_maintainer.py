@@ -320,6 +320,20 @@ async def test_queries_during_writes_and_merges_always_answer(world: World) -> N
         assert (await world.check()).good
 
 
+async def test_a_tree_without_a_server_is_caught_up_with_once(world: World) -> None:
+    await fill(world, 100)
+    (world.folder / "graph").mkdir(parents=True)
+    alone = world.maintainer()
+    assert await alone.catch_up()
+    assert (await world.check(grace_seconds=0)).good
+    assert await world.ask("number42", mode="words") == ["cld:common.Text.t00042"]
+    await world.delete("cld:common.Text.t00042")
+    async with world.maintained():
+        assert not await alone.catch_up()
+    assert await alone.catch_up() and await world.ask("number42", mode="words") == []
+    assert (world.folder / "graph").is_dir(), "what others keep there is theirs"
+
+
 async def test_many_deletes_leave_no_trace(world: World) -> None:
     await fill(world, 300)
     async with world.maintained():

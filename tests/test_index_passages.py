@@ -42,8 +42,8 @@ def test_short_fields_share_a_passage_and_keep_their_paths() -> None:
 def test_the_title_goes_with_every_passage() -> None:
     found = passages({"title": "Locks", "title_path": ["Store", "Locks"], "text": "They go with their holder. " * 200})
     assert len(found) > 3
-    assert {passage.title for passage in found} == {"Locks \u203a Store"}
-    assert all(passage.titled.startswith("Locks") for passage in found)
+    assert {passage.title for passage in found} == {"Store \u203a Locks"}
+    assert all(passage.titled.startswith("Store \u203a Locks\n") for passage in found)
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def _load() -> Any:
         litellm: Any = importlib.import_module("litellm")
     except ImportError as error:
         raise Unsupported(
-            f"embedding with a model of litellm needs that package; install cld[litellm] ({error})"
+            f"embedding with a model of litellm needs that package; install cld[models] ({error})"
         ) from error
     litellm.suppress_debug_info = True
     litellm.telemetry = False

@@ -10,8 +10,8 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -20,7 +20,7 @@ from cld.guard import GuardedStore, GuardedSubscription
 from cld.index import Embedder, EmbeddingFailed, Model
 from cld.index.embedding import choose_embedder
 from cld.index.segment import BrokenIndex
-from cld.index.table import MANIFEST, current_of, digest_of, read_manifest, remove_index, set_current
+from cld.index.table import MANIFEST, current_of, digest_of, is_digest, read_manifest, remove_index, set_current
 from cld.index.writer import Writer
 from cld.resource import Resource
 from cld.uri import MAX_DEPTH, ROOT, URI
@@ -92,36 +92,48 @@ class Maintainer:
                 expected = isinstance(cause, (OSError, CldError, BrokenIndex))
                 log.warning("index: %s; beginning again in %g s", cause, wait, exc_info=None if expected else error)
             finally:
-                self.holds.clear()
-                self.ready.clear()
-                self._serving = self._building = None
+                self._end()
             await asyncio.sleep(wait)
             wait = min(2 * wait, longest)
+
+    async def catch_up(self) -> bool:
+        """Make the index true to the tree once; False where another process maintains it, and nothing was done.
+
+        For a tree that no server is running on.
+
+        Raises:
+            CldError, OSError: it cannot be made.
+        """
+        with _held(self._folder) as descriptor:
+            if descriptor is None:
+                return False
+            try:
+                await self._open()
+                await self._begin_building()
+                await self._reconcile()
+                while any([await writer.merge() for writer in self._writers()]):
+                    pass
+            finally:
+                self._end()
+        return True
 
     @asynccontextmanager
     async def _lock(self) -> AsyncGenerator[int]:
         """The lock, once no other process holds it; goes with the process."""
         while True:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(self._folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                with suppress(BlockingIOError):
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    if self._is_ours(descriptor):
-                        yield descriptor
-                        return
-            finally:
-                os.close(descriptor)
+            with _held(self._folder) as descriptor:
+                if descriptor is not None:
+                    yield descriptor
+                    return
             await asyncio.sleep(TAKE_OVER_SECONDS)
 
-    def _is_ours(self, descriptor: int) -> bool:
-        """Whether the locked file is still the one that others would lock."""
-        try:
-            return os.path.samestat(os.fstat(descriptor), (self._folder / LOCK).stat())
-        except FileNotFoundError:
-            return False
+    def _end(self) -> None:
+        self.holds.clear()
+        self.ready.clear()
+        self._serving = self._building = None
 
-    async def _maintain(self, lock: int, subscription: GuardedSubscription) -> None:
+    async def _open(self) -> None:
+        """Open the index that answers; a new one where there is none."""
         wanted = digest_of(self._model)
         current = current_of(self._folder)
         old = None if current in {"", wanted} else await asyncio.to_thread(read_manifest, self._folder / current)
@@ -132,6 +144,9 @@ class Maintainer:
         else:
             self._serving = await Writer.open(self._folder / current, self._choose(old.model))
             self._tidy(wanted, current)
+
+    async def _maintain(self, lock: int, subscription: GuardedSubscription) -> None:
+        await self._open()
         self.holds.set()
         async with asyncio.TaskGroup() as tasks:
             others = [
@@ -258,14 +273,40 @@ class Maintainer:
         while True:
             await asyncio.sleep(1)
             serving = self._serving
-            if not self._is_ours(descriptor) or (serving is not None and not (serving.folder / MANIFEST).exists()):
+            if not _is_at(self._folder / LOCK, descriptor) or (
+                serving is not None and not (serving.folder / MANIFEST).exists()
+            ):
                 raise LostIndex(f"{self._folder} was removed")
 
     def _tidy(self, *kept: str) -> None:
-        """Remove indexes of models that are used no more."""
+        """Remove indexes of models that are used no more; what else lies here is not ours."""
         for path in self._folder.iterdir():
-            if path.is_dir() and path.name not in kept:
+            if is_digest(path.name) and path.name not in kept:
                 remove_index(path)
+
+
+@contextmanager
+def _held(folder: Path) -> Generator[int | None]:
+    """The descriptor of the lock while it is held; None where another process holds it."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield None
+        else:
+            # Removed while it was being opened, it is not what others would lock.
+            yield descriptor if _is_at(folder / LOCK, descriptor) else None
+    finally:
+        os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _first(error: Exception) -> Exception:

@@ -21,7 +21,7 @@ MAX_CHARACTERS = 1000
 
 MAX_TITLE = 300
 
-TITLE_FIELDS = ("title", "name", "subject", "headings", "title_path")
+TITLE_FIELDS = ("title_path", "title", "name", "subject")
 """Keys of content whose text says what all of it is about; of a list, all in its order."""
 
 _DATA_LENGTH = 200
@@ -86,7 +86,7 @@ def _title(content: Mapping[str, Any]) -> str:
                 said += [item.strip() for item in cast("list[object]", items) if isinstance(item, str) and item.strip()]
             case _:
                 pass
-    # A title path often ends with the title.
+    # A title path ends with the title.
     return " \u203a ".join(dict.fromkeys(said))[:MAX_TITLE]
 
 

@@ -182,9 +182,14 @@ def current_of(root: Path) -> str:
     """Which index answers, empty for none yet."""
     with suppress(OSError, ValueError):
         text = (root / CURRENT).read_text("ascii").strip()
-        if len(text) == 16 and text.isalnum():
+        if is_digest(text):
             return text
     return ""
+
+
+def is_digest(name: str) -> bool:
+    """Whether an index's folder may have this name."""
+    return len(name) == 16 and not set(name) - set("0123456789abcdef")
 
 
 def set_current(root: Path, digest: str) -> None:
