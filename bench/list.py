@@ -4,7 +4,8 @@
 
 `whole` is every page at the largest limit, cold: the names are read, checked, sorted and turned into
 URIs once, with nothing remembered. `by 100` is paging through all of it 100 at a time, which must cost
-per page what a page has. Target: whole ≤ 2 x scandir.
+per page what a page has. Target: whole ≤ 2 x scandir. What stands in the way is said below: scandir
+leaves the names as they come and `whole` cannot, for pages and cursors need an order.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from cld.store import MAX_LIMIT
 from cld.store.local import LocalStore
 from cld.uri import URI
 
+TARGET = 2.0
 PREFIX = URI("cld:common.Conversation.c1")
 
 
@@ -29,6 +31,14 @@ def scandir(folder: Path) -> float:
         names = [entry.name for entry in entries]
     assert names
     return time.perf_counter() - started
+
+
+def read_and_sort(folder: Path) -> tuple[float, float]:
+    started = time.perf_counter()
+    names = os.listdir(folder)
+    read = time.perf_counter()
+    names.sort()
+    return read - started, time.perf_counter() - read
 
 
 async def pages(store: LocalStore, limit: int, count: int) -> tuple[float, int]:
@@ -56,6 +66,7 @@ async def measure(root: Path, count: int, rounds: int) -> None:
     bare: list[float] = []
     whole: list[float] = []
     small: list[float] = []
+    least: list[tuple[float, float]] = []
     turns = 1
     for number in range(rounds + 1):
         scan = scandir(folder)
@@ -67,10 +78,14 @@ async def measure(root: Path, count: int, rounds: int) -> None:
             bare.append(scan)
             whole.append(cold)
             small.append(paged)
+            least.append(read_and_sort(folder))
     scan = statistics.median(bare)
     ratio = statistics.median(one / other for one, other in zip(whole, bare, strict=True))
     print(f"scandir of {count:,}         {scan * 1e3:8.1f} ms")
-    print(f"whole, cold              {statistics.median(whole) * 1e3:8.1f} ms  ratio {ratio:.2f}")
+    verdict = "reached" if ratio <= TARGET else "missed"
+    print(f"whole, cold              {statistics.median(whole) * 1e3:8.1f} ms  ratio {ratio:.2f}, {TARGET} {verdict}")
+    read, ordered = (statistics.median(pair[part] for pair in least) * 1e3 for part in (0, 1))
+    print(f"  of it reading the names {read:7.1f} ms, ordering them {ordered:.1f} ms")
     paged = statistics.median(small)
     print(f"by 100, {turns:,} pages      {paged * 1e3:8.1f} ms  {paged / turns * 1e6:.0f} us a page")
 
@@ -78,7 +93,7 @@ async def measure(root: Path, count: int, rounds: int) -> None:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--count", type=int, default=100_000)
-    arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--rounds", type=int, default=9)
     arguments.add_argument("--dir", default=".", help="a folder on the disk to measure")
     given = arguments.parse_args()
     with tempfile.TemporaryDirectory(dir=given.dir, prefix=".bench-") as root:
