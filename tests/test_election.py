@@ -73,7 +73,10 @@ def test_what_a_candidate_did_well_before_decides_where_descriptions_do_not() ->
     ]
     for request, name in (("paint my dog", "ada"), ("add the numbers in this column", "bob")):
         assert elect(request, taught).ranked[0].name == name
-        swapped = [msgspec.structs.replace(one, requests=other.requests) for one, other in zip(taught, taught[::-1])]
+        swapped = [
+            msgspec.structs.replace(one, requests=other.requests)
+            for one, other in zip(taught, taught[::-1], strict=True)
+        ]
         assert elect(request, swapped).ranked[0].name != name
 
 

@@ -35,12 +35,16 @@ _MARKS = {ord(mark): " " for mark in "_.-/:"}
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """Who may be elected; `name` tells it from the others. `requests` are earlier ones that it completed well."""
+    """Who may be elected; `name` tells it from the others. `requests` are earlier ones that it completed well.
+
+    `spoken` is how it is called, where that is not its name (a URI says little).
+    """
 
     name: str
     description: str = ""
     parameters: str = ""
     requests: tuple[str, ...] = ()
+    spoken: str = ""
 
 
 class Why(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -104,7 +108,7 @@ class Electorate:
             raise InvalidArgument("two candidates have the same name; each needs one of its own", field="candidates")
         if not candidates:
             return
-        spoken = [name_words(one.name) for one in candidates]
+        spoken = [name_words(one.spoken or one.name) for one in candidates]
         texts = [
             f"{name}: {one.description} {one.parameters}"[:MAX_TEXT]
             for name, one in zip(spoken, candidates, strict=True)

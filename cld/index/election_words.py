@@ -96,10 +96,10 @@ class Vocabulary:
         return found
 
     def shared(self, words: Iterable[str], candidate: int) -> tuple[str, ...]:
-        """Those of `words` that the candidate has too."""
+        """Those of `words` that the candidate has too, the rarest first."""
         end = self._starts[candidate + 1] if candidate + 1 < self._count else len(self._flat)
         there = set(self._flat[self._starts[candidate] : end].tolist())
-        return tuple(word for word in words if self._words.get(word, -1) in there)
+        return tuple(sorted((word for word in words if self._words.get(word, -1) in there), key=rarity, reverse=True))
 
     def _surprise(self, there: int) -> float:
         return math.log(1 + (self._count - there + 0.5) / (there + 0.5))
