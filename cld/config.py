@@ -38,7 +38,7 @@ class Watch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PolicySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`on_error` says what a bad edit while running does; `opa` is the compiler's path."""
+    """`on_error` says what a bad edit while running does; `opa` is the compiler's path, never from `cld.toml`."""
 
     on_error: Literal["last_good", "deny_all"] = "last_good"
     timeout_ms: Positive = 100
@@ -49,7 +49,8 @@ class Http(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How bearer tokens of `cld serve --http` are verified, and what else may be bound.
 
     One of `jwt_key_file` (PEM public key, or a shared secret for HS*) and `jwks_url` is needed.
-    Tokens must name `audience`; their principal is the claim `principal_claim`.
+    Tokens must name `audience`; their principal is the claim `principal_claim`. They bring roles only where
+    `roles_claim` is set, and are the principal of this machine only with `local_principal`.
     """
 
     jwt_key_file: str = ""
@@ -58,7 +59,8 @@ class Http(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     issuer: str = ""
     audience: str = "cld"
     principal_claim: str = "sub"
-    roles_claim: str = "roles"
+    roles_claim: str = ""
+    local_principal: bool = False
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
 
@@ -102,11 +104,15 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 ENVIRONMENT = {"root": "CLD_ROOT", "policies": "CLD_POLICIES", "principal": "CLD_PRINCIPAL", "tools": "CLD_TOOLS"}
 
+OPA = "CLD_OPA"
+"""The compiler of the rules, which is a program to run and so is set nowhere else."""
+
 
 def load_settings(flags: Mapping[str, str | None], environment: Mapping[str, str] = os.environ) -> Settings:
     """The settings that flags, environment and the `cld.toml` beside the root give together.
 
-    A flag that is None was not given. `cld.toml` may not set the root it lies beside.
+    A flag that is None was not given. `cld.toml` may not set the root it lies beside, and names no program to
+    run: it may have come with somebody else's tree.
 
     Raises:
         ConfigError: naming the file or variable and what does not fit.
@@ -119,8 +125,11 @@ def load_settings(flags: Mapping[str, str | None], environment: Mapping[str, str
     if "root" in written:
         raise ConfigError(f"{file} sets root, but lies beside it; use --root or CLD_ROOT")
     # Each by itself, so that the message can say which of the two to mend.
-    _convert(written, str(file))
-    settings = _convert({**written, **given}, f"a flag or one of {', '.join(ENVIRONMENT.values())}")
+    if _convert(written, str(file)).policy.opa:
+        raise ConfigError(f"{file} sets policy.opa, but a file beside a tree names no program to run; set {OPA}")
+    if environment.get(OPA):
+        given["policy"] = {**written.get("policy", {}), "opa": environment[OPA]}
+    settings = _convert({**written, **given}, f"a flag or one of {', '.join((*ENVIRONMENT.values(), OPA))}")
     _expanded(settings.policies)
     return settings
 

@@ -75,7 +75,6 @@ def test_every_setting_can_be_written_in_the_file(folder: Path) -> None:
         [policy]
         on_error = "deny_all"
         timeout_ms = 50
-        opa = "/opt/opa"
         [auth]
         jwks_url = "https://example.org/jwks"
         algorithms = ["RS256"]
@@ -88,7 +87,7 @@ def test_every_setting_can_be_written_in_the_file(folder: Path) -> None:
     assert settings.limits.body_bytes == 1000
     assert (settings.history.keep, settings.history.days) == (5, 7)
     assert (settings.watch.source, settings.watch.reconcile_seconds, settings.watch.poll_seconds) == ("poll", 60, 0.5)
-    assert (settings.policy.on_error, settings.policy.timeout_ms, settings.policy.opa) == ("deny_all", 50, "/opt/opa")
+    assert (settings.policy.on_error, settings.policy.timeout_ms) == ("deny_all", 50)
     assert (settings.auth.algorithms, settings.auth.audience) == (("RS256",), "tree")
     assert settings.auth.allowed_hosts == ("example.org",)
     assert settings.policies_path == folder / "rules"
@@ -119,6 +118,16 @@ def test_what_does_not_fit_is_named_with_its_file(folder: Path, written: str, sa
         load_settings({}, {})
     assert said in str(caught.value)
     assert str(caught.value).startswith(str(folder / "cld.toml"))
+
+
+def test_the_compiler_is_named_by_the_environment_and_never_by_a_file_beside_a_tree(folder: Path) -> None:
+    (folder / "cld.toml").write_text("[policy]\ntimeout_ms = 50")
+    settings = load_settings({}, {"CLD_OPA": "/opt/opa"})
+    assert (settings.policy.opa, settings.policy.timeout_ms) == ("/opt/opa", 50)
+    (folder / "cld.toml").write_text("[policy]\nopa = '/tmp/theirs'")
+    for environment in ({}, {"CLD_OPA": "/opt/opa"}):
+        with pytest.raises(ConfigError, match=r"cld\.toml sets policy\.opa.*set CLD_OPA"):
+            load_settings({}, environment)
 
 
 def test_a_faulty_file_is_named_even_where_a_flag_would_beat_it(folder: Path) -> None:

@@ -40,6 +40,7 @@ INITIALIZE = {
     "method": "initialize",
     "params": {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "0"}},
 }
+ROLES = 'roles_claim = "roles"\n'
 ACCEPT = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
 
 pytestmark = [
@@ -105,7 +106,7 @@ def configure(folder: Path) -> None:
     """Tokens signed with KEY, and two people with a room of their own each."""
     pem = KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     (folder / "key.pem").write_bytes(pem)
-    (folder / "cld.toml").write_text(f'[auth]\njwt_key_file = "{folder / "key.pem"}"\nalgorithms = ["EdDSA"]\n')
+    (folder / "cld.toml").write_text(f'[auth]\njwt_key_file = "{folder / "key.pem"}"\nalgorithms = ["EdDSA"]\n' + ROLES)
     policies = folder / "policies"
     policies.mkdir()
     for file in (ROOT / "policies").iterdir():
@@ -183,11 +184,24 @@ async def test_names_that_are_not_ours_and_pages_of_others_are_refused_before_th
             f"evil.example.com:{port}",
             "127.0.0.1.evil.example.com",
             "localhost.evil",
+            "localhost:1@evil.example.com",
+            "127.0.0.1:1.evil.example.com",
+            "localhost:",
+            "localhost:123456",
         ):
             for headers in (good, ACCEPT):
                 answer = await http.post(local.url, json=INITIALIZE, headers={**headers, "Host": host})
                 assert answer.status_code == 421
-        for origin in ("http://evil.example.com", "https://localhost.evil.example.com", "null"):
+                for path in ("/mcp/", "/", "/other"):
+                    answer = await http.get(local.url.removesuffix("/mcp") + path, headers={**headers, "Host": host})
+                    assert answer.status_code == 421 and "location" not in answer.headers
+        for origin in (
+            "http://evil.example.com",
+            "https://localhost.evil.example.com",
+            "null",
+            "http://127.0.0.1:1.evil",
+            f"http://localhost:{port}@evil",
+        ):
             answer = await http.post(local.url, json=INITIALIZE, headers={**good, "Origin": origin})
             assert answer.status_code == 403
         for fine in ({"Host": f"localhost:{port}"}, {"Origin": f"http://127.0.0.1:{port}"}):
@@ -206,6 +220,13 @@ async def test_each_token_is_its_own_principal_whatever_the_client_says(shared: 
         assert (await bob.call_tool("resource_get", {"uri": uri}, meta=meta)).is_error
     async with client(shared.url, jwt_for("eve", roles=["owner"]), mode) as eve:
         assert (await call(eve, "resource_get", uri=uri))["uri"] == uri
+
+
+async def test_no_token_is_the_owner_of_the_default_data(shared: Server) -> None:
+    async with httpx2.AsyncClient(timeout=20) as http:
+        for name in ("local", "user:local"):
+            headers = {**ACCEPT, "Authorization": f"Bearer {jwt_for(name)}"}
+            assert (await http.post(shared.url, json=INITIALIZE, headers=headers)).status_code == 401
 
 
 async def test_tokens_that_do_not_hold_are_refused_without_saying_why(shared: Server) -> None:

@@ -304,6 +304,13 @@ def test_it_ends_with_stdin_once_what_was_asked_is_answered(tmp_path: Path) -> N
         assert started.ended() == 0
 
 
+@pytest.mark.parametrize("device", ["/dev/null", "/dev/zero"])
+def test_a_device_that_cannot_be_waited_for_ends_it_quietly(tmp_path: Path, device: str) -> None:
+    with open(device, "rb") as stdin:
+        done = subprocess.run(command(tmp_path), stdin=stdin, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0 and done.stdout == b"" and b"Traceback" not in done.stderr
+
+
 def test_requests_from_a_file_are_answered(tmp_path: Path) -> None:
     requests = tmp_path / "requests"
     client = {"name": "test", "version": "0"}

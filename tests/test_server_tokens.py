@@ -44,7 +44,8 @@ def claims(**more: Any) -> dict[str, Any]:
 def verifier(folder: Path, key: bytes, **more: Any) -> TokenVerifier:
     file = folder / "key"
     file.write_bytes(key)
-    return TokenVerifier.open(msgspec.convert({"jwt_key_file": str(file), "issuer": "https://issuer", **more}, Http))
+    given = {"jwt_key_file": str(file), "issuer": "https://issuer", "roles_claim": "roles", **more}
+    return TokenVerifier.open(msgspec.convert(given, Http), "user:me")
 
 
 def b64(data: bytes) -> str:
@@ -315,3 +316,18 @@ async def test_secrets_and_keys_for_other_uses_at_the_url_sign_nothing(issuer: I
             await checks.verify(token)
     with pytest.raises(ConfigError, match="HS"):
         TokenVerifier.open(Http(jwks_url=issuer.url, algorithms=("HS256",)))
+
+
+async def test_a_token_brings_roles_only_where_the_claim_is_set(tmp_path: Path) -> None:
+    assert Http().roles_claim == ""
+    token = jwt.encode(claims(roles=["owner"]), RSA, algorithm="RS256")
+    assert (await verifier(tmp_path, pem(RSA), roles_claim="").verify(token)).principal.roles == ()
+
+
+@pytest.mark.parametrize("name", ["local", "user:local", "me", "user:me"])
+async def test_no_token_is_the_principal_of_this_machine_unless_that_is_set(tmp_path: Path, name: str) -> None:
+    token = jwt.encode(claims(sub=name), RSA, algorithm="RS256")
+    with pytest.raises(InvalidToken, match="principal of this machine"):
+        await verifier(tmp_path, pem(RSA)).verify(token)
+    identity = await verifier(tmp_path, pem(RSA), local_principal=True).verify(token)
+    assert identity.principal.id == f"user:{name.removeprefix('user:')}"

@@ -65,7 +65,7 @@ def find_opa(setting: str = "", folder: Path | None = None) -> Path | None:
     if setting:
         chosen = Path(setting).expanduser()
         if not _is_executable(chosen):
-            raise PolicyError(f"policy.opa is set to {setting}, which is no executable file; correct or remove it")
+            raise PolicyError(f"CLD_OPA is set to {setting}, which is no executable file; correct or remove it")
         return chosen.absolute()
     if found := shutil.which("opa"):
         return Path(found)
@@ -83,7 +83,7 @@ def require_opa(setting: str = "", folder: Path | None = None) -> Path:
         PolicyError: there is none.
     """
     if (found := find_opa(setting, folder)) is None:
-        raise PolicyError("there is no opa to compile the rules with; run `cld policy install-opa`, or set policy.opa")
+        raise PolicyError("there is no opa to compile the rules with; run `cld policy install-opa`, or set CLD_OPA")
     return found
 
 

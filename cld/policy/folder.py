@@ -147,7 +147,7 @@ class PolicyFolder:
         if (opa := find_opa(self._opa, self.path)) is None:
             raise PolicyError(
                 f"the rules are not those that were compiled ({how}) and there is no opa to compile them with; "
-                f"run `cld policy install-opa`, or set policy.opa"
+                f"run `cld policy install-opa`, or set CLD_OPA"
             )
         with one_at_a_time(self.path):
             # Another process may have done it while this one waited.

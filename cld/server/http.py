@@ -10,6 +10,7 @@ import hmac
 import ipaddress
 import logging
 import os
+import re
 import secrets
 import signal
 import socket
@@ -23,8 +24,9 @@ from mcp.server.auth.provider import AccessToken
 from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecurityMiddleware, TransportSecuritySettings
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -45,6 +47,10 @@ GRACE_SECONDS = 3
 BODY_OVERHEAD = 64 * 1024
 """What a request may be larger than the largest resource."""
 
+_NAME = r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?"
+_HOST = re.compile(_NAME)
+_ORIGIN = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*://{_NAME}")
+
 Verify = Callable[[str], Awaitable[Identity]]
 
 
@@ -55,7 +61,7 @@ async def serve_http(runtime: Runtime, host: str, port: int) -> None:
         ConfigError: tokens cannot be verified as configured, or `host` may not be bound that way.
     """
     auth = runtime.settings.auth
-    verifier = TokenVerifier.open(auth) if auth.jwt_key_file or auth.jwks_url else None
+    verifier = TokenVerifier.open(auth, runtime.principal.id) if auth.jwt_key_file or auth.jwks_url else None
     if verifier is None and not is_loopback(host):
         raise ConfigError(
             f"http: {host} can be reached from other machines, and no tokens are configured, so everybody who "
@@ -114,8 +120,12 @@ def http_app(
     manager = StreamableHTTPSessionManager(
         application.server(name), security_settings=checked, max_request_body_size=body_limit, **options
     )
-    guarded = Bearer(StreamableHTTPASGIApp(manager), verify, TransportSecurityMiddleware(checked))
-    return Starlette(routes=[Route(PATH, endpoint=guarded)], lifespan=lambda _: manager.run())
+    guarded = Bearer(StreamableHTTPASGIApp(manager), verify)
+    return Starlette(
+        routes=[Route(PATH, endpoint=guarded)],
+        middleware=[Middleware(Names, checked)],
+        lifespan=lambda _: manager.run(),
+    )
 
 
 def identity_of(ctx: RequestContext) -> Identity:
@@ -158,20 +168,42 @@ def one_token(token: str, identity: Identity) -> Verify:
     return verify
 
 
+class Names:
+    """Lets requests through whose Host and Origin are ours; before anything else looks at them, redirects too."""
+
+    def __init__(self, app: ASGIApp, checked: TransportSecuritySettings) -> None:
+        self._app = app
+        self._checked = checked
+        self._security = TransportSecurityMiddleware(checked)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            request = Request(scope, receive)
+            refusal = await self._security.validate_request(request) or self._malformed(request)
+            if refusal is not None:
+                await refusal(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _malformed(self, request: Request) -> Response | None:
+        """The refusal of a name that only begins like ours: the SDK lets anything be the port."""
+        host, origin = request.headers.get("host", ""), request.headers.get("origin", "")
+        if host not in self._checked.allowed_hosts and not _HOST.fullmatch(host):
+            return Response("Invalid Host header", status_code=421)
+        if origin and origin not in self._checked.allowed_origins and not _ORIGIN.fullmatch(origin):
+            return Response("Invalid Origin header", status_code=403)
+        return None
+
+
 class Bearer:
     """Lets requests through that bring a token which holds, and says whose it is."""
 
-    def __init__(self, app: ASGIApp, verify: Verify, security: TransportSecurityMiddleware) -> None:
+    def __init__(self, app: ASGIApp, verify: Verify) -> None:
         self._app = app
         self._verify = verify
-        self._security = security
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        refusal = await self._security.validate_request(request)
-        if refusal is not None:
-            await refusal(scope, receive, send)
-            return
         given = request.headers.getlist("authorization")
         kind, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
         if kind.lower() != "bearer" or not token:

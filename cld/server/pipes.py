@@ -82,7 +82,7 @@ class Pipes:
         self._flushing: asyncio.Task[None] | None = None
         self._poll = select.poll()
         self._poll.register(write_fd, select.POLLOUT)
-        self._regular = stat.S_ISREG(os.fstat(read_fd).st_mode)
+        self._always_ready = stat.S_ISREG(os.fstat(read_fd).st_mode)
         self._unanswered: set[int | str] = set()
         self._all_answered = asyncio.Event()
 
@@ -169,12 +169,16 @@ class Pipes:
         """Have `_read` called when there is something to read, unless enough waits already."""
         if self._watching or self._ended:
             return
-        if self._regular:
-            # A file is always ready, and no selector takes it.
-            asyncio.get_running_loop().call_soon(self._read)
-            return
-        asyncio.get_running_loop().add_reader(self._read_fd, self._read)
-        self._watching = True
+        if not self._always_ready:
+            try:
+                asyncio.get_running_loop().add_reader(self._read_fd, self._read)
+            except PermissionError:  # what epoll says of /dev/null and the like
+                self._always_ready = True
+            else:
+                self._watching = True
+                return
+        # A file is always ready, and no selector takes it.
+        asyncio.get_running_loop().call_soon(self._read)
 
     def _unwatch(self) -> None:
         if self._watching:
@@ -209,7 +213,7 @@ class Pipes:
                 self._unwatch()
         else:
             self._partial += rest
-            if self._regular:
+            if self._always_ready:
                 self._watch()
 
     def _end(self) -> None:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import anyio
 import msgspec
 
-from cld.config import Http
+from cld.config import Http, Settings
 from cld.errors import ConfigError
 from cld.principal import parse_principal
 from cld.server.access import Identity
@@ -36,6 +36,9 @@ RETRY_SECONDS = 30.0
 TIMEOUT_SECONDS = 5.0
 MAX_JWKS_BYTES = 1024 * 1024
 MIN_SECRET_BYTES = 32
+
+LOCAL = Settings().principal
+"""Who owns the tree in the default data; an issuer whose users choose their names must not make it."""
 
 KINDS = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP", "HS": "oct"}
 """The JWK key type that algorithms of a prefix need."""
@@ -65,13 +68,14 @@ class Keys(Protocol):
 class TokenVerifier:
     """Verifies bearer tokens as the settings say."""
 
-    def __init__(self, settings: Http, keys: Keys) -> None:
+    def __init__(self, settings: Http, keys: Keys, local: str) -> None:
         self._settings = settings
         self._keys = keys
+        self._local: frozenset[str] = frozenset() if settings.local_principal else frozenset({LOCAL, local})
 
     @classmethod
-    def open(cls, settings: Http) -> "TokenVerifier":
-        """A verifier with the configured keys.
+    def open(cls, settings: Http, local: str = LOCAL) -> "TokenVerifier":
+        """A verifier with the configured keys; `local` is the principal of this machine, which no token is.
 
         Raises:
             ConfigError: the settings contradict themselves, or the key file cannot be used.
@@ -93,8 +97,8 @@ class TokenVerifier:
         if settings.jwks_url:
             if "oct" in kinds:
                 raise ConfigError("auth.algorithms: HS* cannot be used with jwks_url, which anybody may read")
-            return cls(settings, KeysFromUrl(settings.jwks_url))
-        return cls(settings, KeyFromFile.read(Path(settings.jwt_key_file), shared="oct" in kinds))
+            return cls(settings, KeysFromUrl(settings.jwks_url), local)
+        return cls(settings, KeyFromFile.read(Path(settings.jwt_key_file), shared="oct" in kinds), local)
 
     async def verify(self, token: str) -> Identity:
         """Who the token is from.
@@ -136,11 +140,15 @@ class TokenVerifier:
             principal = parse_principal(name if ":" in name else f"user:{name}", roles=_roles(claims, self._settings))
         except ConfigError as error:
             raise InvalidToken(str(error)) from error
+        if principal.id in self._local:
+            raise InvalidToken(f"{principal.id} is the principal of this machine; auth.local_principal lets it in")
         return Identity(principal, float(claims["exp"]))
 
 
 def _roles(claims: Mapping[str, Any], settings: Http) -> tuple[str, ...]:
-    """The roles claim: an array of texts, or one text with spaces between; none when it is left out."""
+    """The roles claim, an array of texts or one text with spaces between; none when it is left out or not set."""
+    if not settings.roles_claim:
+        return ()
     given: Any = claims.get(settings.roles_claim, ())
     roles: Sequence[Any] = given.split() if isinstance(given, str) else given
     if not isinstance(roles, list | tuple) or not all(isinstance(role, str) for role in roles):
