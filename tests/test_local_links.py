@@ -277,3 +277,11 @@ async def test_what_is_no_uri_never_becomes_a_path(root: Path, text: str) -> Non
             await call
     await store.aclose()
     await store.aclose()
+
+
+async def test_a_name_does_not_end_at_a_nul(root: Path, features: Features | None) -> None:
+    store = await LocalStore.open(root, features=features)
+    (root / f"{A}.json").write_text('{"content": {}}')
+    with pytest.raises(InvalidURI):
+        await store.get(URI(f"{A}.json\0"))
+    await store.aclose()

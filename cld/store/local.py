@@ -196,8 +196,9 @@ class LocalStore:
     # Everything below blocks.
 
     def _get(self, uri: URI) -> Stored:
-        if not uri.startswith("cld:") or "/." in uri:
-            # No URI at all: parsing says so. With these two no path leads anywhere but to resources.
+        if not uri.startswith("cld:") or "/." in uri or "\0" in uri:
+            # No URI at all: parsing says so. Without these no path leads anywhere but to resources; at a
+            # NUL the kernel would take the path to end.
             _checked(uri)
         if self._ignores_case and self._listing.other_spelling(uri) is not None:
             raise ResourceNotFound(uri)
