@@ -203,14 +203,22 @@ def test_javascript_is_cut_at_its_declarations() -> None:
         ("docx", docx([(0, "x")], bomb_bytes=300 << 20), "unpacks to"),
         ("mail", b"this is not a message\n", "no e-mail"),
         ("html", b"<div>" * 100_000 + b"x" + b"</div>" * 100_000, "no text"),
-        ("html", b"<html><body><script>x</script></body></html>", "no text"),
-        ("text", b"   \n\n", "no text"),
+        ("pdf", pdf([[]]), "no text"),
     ],
-    ids=["pdf-junk", "pdf-cut", "docx-junk", "docx-bomb", "mail-junk", "html-deep", "html-empty", "text-empty"],
+    ids=["pdf-junk", "pdf-cut", "docx-junk", "docx-bomb", "mail-junk", "html-deep", "pdf-scan"],
 )
 def test_what_cannot_be_converted_says_why(form: Form, data: bytes, reason: str) -> None:
     with pytest.raises(ConversionFailed, match=reason):
         converted(form, data)
+
+
+@pytest.mark.parametrize(
+    ("form", "data"),
+    [("html", "<title>App</title><body><div id=root></div><script>start('words')</script>"), ("text", " \n\n")],
+)
+def test_a_file_that_says_nothing_is_a_document_without_passages(form: Form, data: str) -> None:
+    made = converted(form, data, "name")
+    assert made.passages == () and made.title in ("App", "name")
 
 
 def test_too_much_text_and_too_many_passages_are_refused() -> None:
@@ -218,6 +226,13 @@ def test_too_much_text_and_too_many_passages_are_refused() -> None:
         converted("text", "a" * 101, text_characters=100)
     with pytest.raises(ConversionFailed, match="more than 3 passages"):
         converted("markdown", "# h\n\nx\n\n" * 4, passages=3)
+
+
+def test_no_words_of_a_page_are_lost_but_its_navigation() -> None:
+    form = "<form><h1>Asp</h1><p>Page words.</p><button>Go</button></form><aside>Side.</aside><footer>Foot.</footer>"
+    text = "\n".join(one.text for one in converted("html", f"<body><nav>Menu</nav>{form}</body>").passages)
+    assert "Page words." in text and "Side." in text and "Foot." in text and "Menu" not in text
+    assert converted("html", "<body><nav>Only this.</nav></body>").passages[0].text == "Only this."
 
 
 def test_a_heading_with_nothing_under_it_is_not_lost() -> None:

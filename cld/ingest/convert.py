@@ -10,6 +10,7 @@ import io
 import re
 import zipfile
 from collections.abc import Sequence
+from html.parser import HTMLParser
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,7 @@ class _Text(msgspec.Struct, frozen=True):
     head: str = ""
     encoding: str = ""
     pages: Sequence[int] = ()
+    is_text_expected: bool = False
 
 
 def convert(order: Order) -> Converted:
@@ -73,8 +75,8 @@ def convert(order: Order) -> Converted:
     sections = sections_of(made.text, made.form, order.name)
     title = made.title or _first_title(made.form, sections) or order.name
     passages = passages_of(made.text, made.form, sections, title, made.pages, order.passages)
-    if not made.text.strip():
-        raise ConversionFailed("there is no text in it" + (" (a scan, perhaps)" if order.form == "pdf" else ""))
+    if not made.text.strip() and made.is_text_expected:
+        raise ConversionFailed("no text can be taken out of it; it is a scan, perhaps, or nests too deep")
     return Converted(
         title=title[:TITLE_CHARACTERS],
         abstract=_abstract(passages[0].text) if passages else "",
@@ -110,8 +112,45 @@ def _of_html(source: str) -> _Text:
     title = "" if found is None else plain_title(html.unescape(found[1]))
     linked = "\n".join(one[0] for one in _LINKED_DATA.finditer(source))
     head = linked if len(linked) <= HEAD_CHARACTERS else ""
-    text = _extract(_without_head(source).encode(), "text/html")[0]
-    return _Text(_DATA_URI.sub(r"\1", text), "markdown", _version("kreuzberg"), title, head)
+    page = _without_head(source).encode()
+    text = _extract(page, "text/html")[0]
+    if not text.strip():  # all of it is what is passed over elsewhere, such as navigation
+        text = _extract(page, "text/html", keep_all=True)[0]
+    return _Text(
+        _DATA_URI.sub(r"\1", text),
+        "markdown",
+        _version("kreuzberg"),
+        title,
+        head,
+        # A page that a script fills is empty and no fault; one with words of which none arrive is.
+        is_text_expected=not text.strip() and _has_words(source),
+    )
+
+
+def _has_words(source: str) -> bool:
+    seen = _Seen()
+    seen.feed(source[: 1 << 20])
+    return seen.has_words
+
+
+class _Seen(HTMLParser):
+    """Whether a page shows a letter without its scripts."""
+
+    _UNSEEN = frozenset({"title", "script", "style", "noscript", "template", "svg"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_words = False
+        self._hidden = 0
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self._hidden += tag in self._UNSEEN
+
+    def handle_endtag(self, tag: str) -> None:
+        self._hidden -= tag in self._UNSEEN and self._hidden > 0
+
+    def handle_data(self, data: str) -> None:
+        self.has_words |= not self._hidden and any(map(str.isalnum, data))
 
 
 def _without_head(source: str) -> str:
@@ -127,7 +166,8 @@ def _of_pdf(data: bytes) -> _Text:
     text = _unescaped(text)
     pages = [str(page["content"]) for page in result.pages or ()]
     title = plain_title(str(result.metadata.get("title") or ""))
-    return _Text(text, "markdown", _version("kreuzberg"), title, pages=page_starts(text, pages))
+    starts = page_starts(text, pages)
+    return _Text(text, "markdown", _version("kreuzberg"), title, pages=starts, is_text_expected=True)
 
 
 def _of_docx(data: bytes) -> _Text:
@@ -154,7 +194,7 @@ def _of_mail(data: bytes) -> _Text:
     return _Text(text, "markdown" if mail.is_html else "text", title=plain_title(mail.subject))
 
 
-def _extract(data: bytes, media_type: str) -> "tuple[str, ExtractionResult]":
+def _extract(data: bytes, media_type: str, *, keep_all: bool = False) -> "tuple[str, ExtractionResult]":
     """What kreuzberg makes of it: Markdown, and all it knows."""
     import kreuzberg  # noqa: PLC0415 - 40 MB that a process that reads plain text never needs
 
@@ -163,7 +203,11 @@ def _extract(data: bytes, media_type: str) -> "tuple[str, ExtractionResult]":
         use_cache=False,
         disable_ocr=True,  # pyright: ignore[reportCallIssue] - its stubs lag behind
         pages=kreuzberg.PageConfig(extract_pages=media_type == "application/pdf"),
-        html_options={"extract_metadata": False},
+        # Whole pages lie in a form where they are made with ASP.NET.
+        html_options={
+            "extract_metadata": False,
+            "preprocessing": {"enabled": not keep_all, "remove_navigation": True, "remove_forms": False},
+        },
         # What it takes for headers and footers may be the title.
         content_filter=kreuzberg.ContentFilterConfig(
             include_headers=True, include_footers=True, strip_repeating_text=False
