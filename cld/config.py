@@ -65,6 +65,23 @@ class Http(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allowed_origins: tuple[str, ...] = ()
 
 
+class Index(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which embedding search uses: `wordllama`, which needs no network, or any that litellm knows.
+
+    `api_base` is where it is served, if not at its provider's usual place; keys come from the environment.
+    """
+
+    model: str = "wordllama"
+    api_base: str = ""
+    dimensions: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class Ingest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`roots` are the folders that the tool `ingest` may read; the command reads what its user may."""
+
+    roots: tuple[str, ...] = ()
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All of cld's settings. `root` is a path or an fsspec URL."""
 
@@ -79,6 +96,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     watch: Watch = Watch()
     policy: PolicySettings = PolicySettings()
     auth: Http = Http()
+    index: Index = Index()
+    ingest: Ingest = Ingest()
 
     @property
     def is_local(self) -> bool:

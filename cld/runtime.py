@@ -23,6 +23,8 @@ from cld.events.bus import EventBus
 from cld.events.choose import open_bus
 from cld.guard import Guard, GuardedStore, GuardedSubscription
 from cld.guard.events import hear
+from cld.index import Model
+from cld.knowledge import Knowledge, index_folder
 from cld.policy import Action, Context
 from cld.policy.explain import explain
 from cld.policy.folder import NO_REVISION
@@ -36,6 +38,9 @@ from cld.store.local import Finding, LocalStore
 from cld.uri import ROOT, URI
 
 log = logging.getLogger(__name__)
+
+INDEXER = parse_principal("service:index")
+"""Who reads the tree for the indexes: what policy keeps from it is not found."""
 
 REFRESH_SECONDS = 2.0
 """How often the sources of the rules are looked at; data and compiled rules are at every decision."""
@@ -52,6 +57,7 @@ class Runtime:
         self._journal = journal
         self._schemas = Schemas(self._schema_at)
         self._bus: EventBus | None = None
+        self._knowledge: Knowledge | None = None
         self._listeners: dict[object, Callable[[], None]] = {}
 
     @classmethod
@@ -83,6 +89,7 @@ class Runtime:
             refreshing = asyncio.create_task(runtime._refresh_on())
             stack.push_async_callback(_stop, refreshing)
             stack.push_async_callback(runtime._stop_watching)
+            stack.push_async_callback(runtime._stop_knowing)
             yield runtime
 
     def guard(self, principal: Principal) -> Guard:
@@ -110,6 +117,20 @@ class Runtime:
             self._bus = open_bus(self.settings.watch, root, self._store, self.settings.limits.body_bytes)
         async with hear(store, self._bus, prefix, types, changes) as subscription:
             yield subscription
+
+    def knowledge(self) -> Knowledge:
+        """The indexes of this tree; they are made and kept from the first question on.
+
+        Raises:
+            Unsupported: the root is no local folder.
+        """
+        if self._knowledge is None:
+            folder = index_folder(self.settings.root_path if self.settings.is_local else None)
+            reader = self.store(INDEXER, Context(tool="index"))
+            chosen = self.settings.index
+            model = Model(chosen.model, chosen.api_base, chosen.dimensions)
+            self._knowledge = Knowledge(folder, reader, lambda: self.hear(reader), model)
+        return self._knowledge
 
     def explain(self, principal: Principal, action: Action, uri: URI, context: Context) -> Mapping[str, Any]:
         """`allow`, `reasons`, and in `decisions` an `Explanation` for the principal and each it acts for."""
@@ -176,6 +197,10 @@ class Runtime:
                 revision = self._policy.revision
                 for tell in list(self._listeners.values()):
                     tell()
+
+    async def _stop_knowing(self) -> None:
+        if self._knowledge is not None:
+            await self._knowledge.aclose()
 
     async def _stop_watching(self) -> None:
         if self._bus is not None:

@@ -76,6 +76,33 @@ def _reading(add: Add) -> None:
     watch.add_argument("--count", type=_positive, metavar="N", help="end after N changes")
     watch.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="end when none came for so long")
 
+    search = _command(add, "search", "find resources by meaning and by words")
+    search.add_argument("query", metavar="QUERY", help="a question, or some words")
+    search.add_argument(
+        "--below", metavar="URI", type=_prefix_text, default=ROOT, help="only what is at or below this resource"
+    )
+    search.add_argument("--type", type=_type, metavar="TYPE", help="only this type")
+    search.add_argument("--limit", type=_positive, default=10, metavar="N", help="at most N hits (10)")
+
+    graph = _command(add, "graph", "ask the linked data in resources with SPARQL, or write it to a file")
+    graph.add_argument("sparql", metavar="SPARQL", nargs="?", help="the query; '-' reads standard input")
+    graph.add_argument(
+        "--below", metavar="URI", type=_prefix_text, default=ROOT, help="only what is at or below this resource"
+    )
+    graph.add_argument("--limit", type=_positive, metavar="N", help="at most so many rows")
+    graph.add_argument("--export", metavar="FILE", help="write all you may read as .ttl, .trig or .nq; '-' prints TriG")
+
+    elect = _command(add, "elect", "which of some candidates a request is for, and why; or that none fits")
+    elect.add_argument("text", metavar="TEXT", nargs="?", help="the request; else one a line in JSON on standard input")
+    elect.add_argument(
+        "--among",
+        metavar="PREFIX|FILE",
+        required=True,
+        help="the candidates: resources below a cld: prefix, or a JSON or JSON Lines file (docs/elect.md)",
+    )
+    elect.add_argument("--type", type=_type, metavar="TYPE", help="below a prefix, only this type")
+    elect.add_argument("--top", type=_positive, default=5, metavar="N", help="name the best N (5)")
+
 
 def _writing(add: Add) -> None:
     put = _command(add, "put", "create a resource, or replace the version given")
@@ -131,6 +158,7 @@ def _writing(add: Add) -> None:
 def _governing(add: Add) -> None:
     doctor = _command(add, "doctor", "check the tree, the policy and the settings, past the policy")
     doctor.add_argument("--no-fix", action="store_true", help="report only; tidy nothing")
+    doctor.add_argument("--index", action="store_true", help="also compare the search index with the tree")
 
     policy = _command(add, "policy", "check, build, test, explain and replay the rules")
     verb: Add = policy.add_subparsers(dest="verb", metavar="verb", required=True).add_parser

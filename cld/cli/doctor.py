@@ -12,6 +12,7 @@ from cld.cli.exits import ERROR, OK
 from cld.cli.session import existing
 from cld.cli.terminal import Terminal, safe_line
 from cld.config import Settings
+from cld.index.check import Checked
 from cld.store.local_doctor import Finding
 
 _STYLE = {"error": ("bold", "red"), "warning": ("yellow",), "info": ("dim",)}
@@ -30,9 +31,25 @@ async def doctor(arguments: Namespace, settings: Settings, terminal: Terminal) -
                 _print(finding, terminal)
                 count += 1
                 left += finding.severity != "info" and not finding.fixed
+        if arguments.index:
+            checked = await runtime.knowledge().check()
+            for finding in _index_findings(checked):
+                _print(finding, terminal)
+                left += 1
     if terminal.human:
         _sum_up(settings, left, count, terminal)
     return ERROR if left else OK
+
+
+def _index_findings(checked: Checked) -> list[Finding]:
+    if checked.broken:
+        return [Finding(".cld/index", checked.broken, "error")]
+    kinds = (
+        (checked.missing, "is not in the search index"),
+        (checked.stale, "is in the search index in another version"),
+        (checked.extra, "is in the search index and not in the tree"),
+    )
+    return [Finding(f"{uri}.json", problem, "error") for uris, problem in kinds for uri in uris]
 
 
 def _print(finding: Finding, terminal: Terminal) -> None:

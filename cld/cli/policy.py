@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from cld.cli.exits import ERROR, OK
-from cld.cli.session import HOST, existing
+from cld.cli.session import DESTRUCTIVE, HOST, existing
 from cld.cli.terminal import Terminal, safe_line
 from cld.config import Settings
 from cld.policy import Context
@@ -17,6 +17,7 @@ from cld.policy.install import install_opa
 from cld.policy.rego import RegoPolicy
 from cld.principal import parse_principal
 from cld.runtime import log_folder
+from cld.uri import id_of, type_of
 
 
 async def policy(arguments: Namespace, settings: Settings, terminal: Terminal) -> int:
@@ -57,7 +58,9 @@ def _compile(verb: str, settings: Settings, terminal: Terminal) -> int:
 async def _explain(arguments: Namespace, settings: Settings, terminal: Terminal) -> int:
     async with existing(settings) as runtime:
         principal = runtime.principal if arguments.subject is None else parse_principal(arguments.subject)
-        context = Context(tool=arguments.tool, task=arguments.task, host=HOST)
+        called = arguments.action == "call" and type_of(arguments.uri) == "tool.Tool"
+        tool = arguments.tool or (id_of(arguments.uri) if called else "")
+        context = Context(tool=tool, task=arguments.task, host=HOST, destructive=called and tool in DESTRUCTIVE)
         found = runtime.explain(principal, arguments.action, arguments.uri, context)
     if not terminal.human:
         terminal.document(found)

@@ -1,7 +1,7 @@
 """What commands share when they touch resources: the store as this principal, approvals, versions.
 
-A command names the MCP tool that does the same, with the same arguments, so that rules about tools
-hold on the command line as they do for hosts.
+A command names the MCP tool that does the same, with the same arguments, and is decided like a call of it
+before anything else, so that rules about tools hold on the command line as they do for hosts.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -16,10 +16,13 @@ from cld.errors import ApprovalRequired, ConfigError, InvalidArgument, ResourceN
 from cld.guard import GuardedStore
 from cld.policy import Context
 from cld.runtime import Runtime
-from cld.uri import URI
+from cld.uri import ROOT, URI, make_uri
 
 HOST = "cld"
 """The host's name in decisions and their log."""
+
+DESTRUCTIVE = frozenset({"resource_put", "resource_delete", "resource_restore"})
+"""The tools that commands stand for which say of themselves that they destroy, as their annotations do."""
 
 T = TypeVar("T")
 
@@ -44,13 +47,33 @@ async def existing(settings: Settings) -> AsyncGenerator[Runtime]:
 def context(tool: str, arguments: Mapping[str, Any]) -> Context:
     """The circumstances of a command that does what `tool` does."""
     return Context(
-        tool=tool, arguments={name: value for name, value in arguments.items() if value is not None}, host=HOST
+        tool=tool,
+        arguments={name: value for name, value in arguments.items() if value is not None},
+        host=HOST,
+        destructive=tool in DESTRUCTIVE,
     )
 
 
 def store(runtime: Runtime, tool: str, **arguments: Any) -> GuardedStore:
-    """The store as the principal of the settings may use it."""
-    return runtime.store(runtime.principal, context(tool, arguments))
+    """The store as the principal of the settings may use it in a call of `tool`.
+
+    Raises:
+        AccessDenied: they may not call it.
+        ApprovalRequired: only with a person's approval, which is not asked for just to look.
+    """
+    circumstances = context(tool, arguments)
+    require_call(runtime, circumstances)
+    return runtime.store(runtime.principal, circumstances)
+
+
+def require_call(runtime: Runtime, circumstances: Context) -> None:
+    """Return when the tool of the circumstances may be called.
+
+    Raises:
+        AccessDenied, ApprovalRequired: as `Guard.require`.
+    """
+    tool = make_uri(ROOT, "tool.Tool", circumstances.tool)
+    runtime.guard(runtime.principal).require("call", tool, circumstances)
 
 
 async def with_approval(
@@ -62,14 +85,23 @@ async def with_approval(
     """Make the change; where policy wants a person's approval and one is at the terminal, ask.
 
     Raises:
+        AccessDenied: the tool that does the same may not be called.
         ApprovalRequired: nobody is there to ask, or they said no.
     """
     try:
+        require_call(runtime, circumstances)
+    except ApprovalRequired as wanted:
+        _confirm(wanted, terminal)
+    try:
         return await change(runtime.store(runtime.principal, circumstances))
     except ApprovalRequired as wanted:
-        if not terminal.can_ask or not terminal.confirm(f"{wanted}. Do you approve?"):
-            raise
+        _confirm(wanted, terminal)
     return await change(runtime.store(runtime.principal, circumstances, approved=True))
+
+
+def _confirm(wanted: ApprovalRequired, terminal: Terminal) -> None:
+    if not terminal.can_ask or not terminal.confirm(f"{wanted}. Do you approve?"):
+        raise wanted
 
 
 async def named_version(store: GuardedStore, uri: URI, text: str) -> str:

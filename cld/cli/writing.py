@@ -2,6 +2,7 @@
 
 import sys
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,22 @@ from cld.runtime import Runtime
 from cld.store import ANY_VERSION, Stored
 from cld.uri import URI
 
+Reader = Callable[[], GuardedStore]
+"""The store to look with, made when something has to be looked at: who only writes need not be able to read."""
+
 
 async def put(arguments: Namespace, settings: Settings, terminal: Terminal) -> int:
     """Create a resource, or replace the version given; with --edit, the version that was opened."""
     uri: URI = arguments.uri
     given = None if arguments.edit else _given_content(arguments)
     async with Runtime.open(settings) as runtime:
-        reader = store(runtime, "resource_get", uri=uri)
+
+        def reader() -> GuardedStore:
+            return store(runtime, "resource_get", uri=uri)
+
         expected: str | None = arguments.if_version
         if expected not in (None, ANY_VERSION):
-            expected = await named_version(reader, uri, expected)
+            expected = await named_version(reader(), uri, expected)
         if given is None:
             return await _put_edited(arguments, runtime, terminal, reader, expected)
         draft = Draft(uri, given, await _meta(arguments, reader))
@@ -77,10 +84,10 @@ async def _put(runtime: Runtime, terminal: Terminal, draft: Draft, expected: str
 
 
 async def _put_edited(
-    arguments: Namespace, runtime: Runtime, terminal: Terminal, reader: GuardedStore, expected: str | None
+    arguments: Namespace, runtime: Runtime, terminal: Terminal, reader: Reader, expected: str | None
 ) -> int:
     uri: URI = arguments.uri
-    opened = await _get(reader, uri)
+    opened = await _get(reader(), uri)
     version = None if opened is None else opened.version
     if expected not in (None, ANY_VERSION, version):
         raise Conflict(f"{uri} has another version than {expected} now; look at it first", uri=uri, current=version)
@@ -104,11 +111,11 @@ async def _get(reader: GuardedStore, uri: URI) -> Stored | None:
         return None
 
 
-async def _meta(arguments: Namespace, reader: GuardedStore) -> Meta | None:
+async def _meta(arguments: Namespace, reader: Reader) -> Meta | None:
     """The meta there is with what was given set in it, None to keep it as it is."""
     if not arguments.meta:
         return None
-    there = await _get(reader, arguments.uri)
+    there = await _get(reader(), arguments.uri)
     return msgspec.structs.replace(NO_META if there is None else there.resource.meta, **dict(arguments.meta))
 
 

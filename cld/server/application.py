@@ -22,6 +22,7 @@ from cld.server.completions import Completions
 from cld.server.events_tools import events_tools
 from cld.server.failures import Translate, without_paths
 from cld.server.inboxes import Inboxes
+from cld.server.knowledge_tools import knowledge_tools
 from cld.server.policy_tools import policy_tools
 from cld.server.prompts import Prompts
 from cld.server.registry import Registry, select
@@ -59,8 +60,9 @@ class Application:
         self.access = access
         self.inboxes = Inboxes(runtime)
         self.registry = Registry()
-        more = [*MORE, *events_tools(self.inboxes), *policy_tools(self.registry)]
-        self.registry.replace("cld", select(runtime.settings.tools, CORE, more))
+        core, more = knowledge_tools(runtime)
+        more = [*MORE, *events_tools(self.inboxes), *policy_tools(self.registry), *more]
+        self.registry.replace("cld", select(runtime.settings.tools, [*CORE, *core], more))
         self.tools = Tools(access, self.registry)
         self.resources = Resources(access)
         self.prompts = Prompts(access)

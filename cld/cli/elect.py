@@ -1,0 +1,110 @@
+"""`cld elect`: which of some candidates a request is for; one request, or a stream of them on standard input.
+
+The formats are in docs/elect.md. A stream is answered as it comes: what has arrived together is worked on
+together, and answered before more is waited for.
+"""
+
+import os
+import sys
+from argparse import Namespace
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any, cast
+
+import msgspec
+from anyio import Path, to_thread
+
+from cld.cli.exits import INVALID, OK, UsageError
+from cld.cli.session import existing, store
+from cld.cli.terminal import Terminal, safe_line
+from cld.config import Settings
+from cld.errors import ConfigError, InvalidArgument
+from cld.index.election import Candidate, Election, Electorate
+from cld.index.election_candidates import candidates_below, read_candidates, request_of
+from cld.uri import parse_prefix
+
+_READ_BYTES = 1 << 18
+_MAX_LINE = 1 << 22
+
+
+async def elect(arguments: Namespace, settings: Settings, terminal: Terminal) -> int:
+    """Print the ranking for a request, or for each line of standard input."""
+    if arguments.text is None and sys.stdin.isatty():
+        raise UsageError("give the request, or a JSON text or object a line on standard input; docs/elect.md")
+    candidates = await _candidates(arguments, settings)
+    electorate = await to_thread.run_sync(Electorate, candidates)
+    if arguments.text is not None:
+        election = electorate.elect(arguments.text, arguments.top)
+        if terminal.human:
+            _show(election, terminal)
+        else:
+            terminal.document(election)
+        return OK
+    code = OK
+    number = 0
+    async for lines in _arriving():
+        given = [_given(line, number + at) for at, line in enumerate(lines, 1)]
+        number += len(lines)
+        elections = electorate.elect_each([one for _, one in given if isinstance(one, str)], arguments.top)
+        for id, one in given:
+            if isinstance(one, InvalidArgument):
+                code = INVALID
+                _write({**id, "error": {"code": one.code, "message": str(one)}}, terminal)
+            else:
+                _write({**id, **msgspec.to_builtins(next(elections))}, terminal)
+        terminal.flush()
+    return code
+
+
+async def _candidates(arguments: Namespace, settings: Settings) -> Sequence[Candidate]:
+    among: str = arguments.among
+    if not among.startswith("cld:"):
+        try:
+            data = await Path(among).read_bytes()
+        except OSError as error:
+            raise ConfigError(f"{among} cannot be read: {error.strerror}; give a file, or a prefix as cld:…") from error
+        return read_candidates(data, among)
+    prefix = parse_prefix(among)
+    async with existing(settings) as runtime:
+        reader = store(runtime, "resource_list", prefix=prefix, type=arguments.type)
+        return [one async for one in candidates_below(reader, prefix, arguments.type)]
+
+
+async def _arriving() -> AsyncIterator[list[bytes]]:
+    """The lines of standard input that came together; the last one may lack its end."""
+    rest = b""
+    while data := await to_thread.run_sync(os.read, sys.stdin.fileno(), _READ_BYTES):
+        *lines, rest = (rest + data).split(b"\n")
+        if lines:
+            yield list(_filled(lines))
+        if len(rest) > _MAX_LINE:
+            raise InvalidArgument(f"a line of standard input has more than {_MAX_LINE} bytes", field="request")
+    yield list(_filled([rest]))
+
+
+def _filled(lines: Sequence[bytes]) -> Iterator[bytes]:
+    return (line for line in lines if line.strip())
+
+
+def _given(line: bytes, number: int) -> tuple[dict[str, Any], str | InvalidArgument]:
+    """What to write before the answer (the request's id), and the request or what is wrong with it."""
+    try:
+        value: object = msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return {"line": number}, InvalidArgument(f"request {number}: no JSON: {error}", field="request")
+    given = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+    id = {"id": given["id"]} if "id" in given else {}
+    try:
+        return id, request_of(value, f"request {number}")
+    except InvalidArgument as error:
+        return id or {"line": number}, error
+
+
+def _write(value: object, terminal: Terminal) -> None:
+    terminal.raw(msgspec.json.encode(value).decode() + "\n")
+
+
+def _show(election: Election, terminal: Terminal) -> None:
+    terminal.line(terminal.style(safe_line(election.reason), "bold" if not election.abstained else "yellow"))
+    for place, one in enumerate(election.ranked, 1):
+        shared = terminal.style(safe_line(", ".join(one.why.shared[:8])), "dim")
+        terminal.line(f"{place:3}  {one.score:6.1%}  {terminal.style(safe_line(one.name))}  {shared}".rstrip())

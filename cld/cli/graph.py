@@ -1,0 +1,116 @@
+"""`cld graph`: SPARQL over the linked data in resources, and its export."""
+
+import contextlib
+import sys
+import tempfile
+from argparse import Namespace
+from collections.abc import Generator
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from cld.cli.exits import OK, UsageError
+from cld.cli.session import context, existing, store
+from cld.cli.terminal import Terminal, safe_line
+from cld.config import Settings
+from cld.errors import Unsupported
+from cld.guard import GuardedStore
+from cld.index.graph import Answer, Graph
+from cld.index.graph_keeper import catch_up
+from cld.index.graph_messages import Format
+from cld.principal import parse_principal
+from cld.runtime import Runtime
+
+INDEXER = parse_principal("service:index")
+
+_FORMATS: dict[str, Format] = {".ttl": "turtle", ".trig": "trig", ".nq": "nquads"}
+_WIDEST = 60
+
+
+async def graph(arguments: Namespace, settings: Settings, terminal: Terminal) -> int:
+    """Print the table that answers a query, or write the graph to a file."""
+    if (arguments.sparql is None) == (arguments.export is None):
+        raise UsageError("give either a query or --export FILE; cld graph --help says what it takes")
+    format = None if arguments.export is None else _format(arguments.export)
+    async with existing(settings) as runtime:
+        if not settings.is_local:
+            raise Unsupported("the graph is kept in a local folder; this root is none")
+        folder = settings.root_path / ".cld" / "index" / "graph"
+        await catch_up(folder, runtime.store(INDEXER, context("graph_query", {})))
+        async with contextlib.aclosing(Graph(folder)) as asked:
+            if format is not None:
+                await _export(asked, _reader(runtime, arguments), format, arguments)
+                return OK
+            sparql = sys.stdin.read() if arguments.sparql == "-" else arguments.sparql
+            answer = await asked.query(_reader(runtime, arguments), sparql, arguments.below, arguments.limit)
+    if terminal.human:
+        _show(answer, terminal)
+    else:
+        terminal.document(msgspec.to_builtins(answer))
+    return OK
+
+
+def _reader(runtime: Runtime, arguments: Namespace) -> GuardedStore:
+    return store(runtime, "graph_query", sparql=arguments.sparql, prefix=arguments.below)
+
+
+def _format(file: str) -> Format:
+    if file == "-":
+        return "trig"
+    found = _FORMATS.get(Path(file).suffix.lower())
+    if found is None:
+        raise UsageError(f"--export {file}: name it .ttl (Turtle), .trig (TriG) or .nq (N-Quads); '-' prints TriG")
+    return found
+
+
+async def _export(asked: Graph, reader: GuardedStore, format: Format, arguments: Namespace) -> None:
+    """Write all of the graph, to a file as a whole or not at all."""
+    pieces = asked.export(reader, format, arguments.below)
+    if arguments.export == "-":
+        async for piece in pieces:
+            sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()
+        return
+    # The command line has the event loop to itself: writing may block it.
+    with _replacing(Path(arguments.export)) as file:
+        async for piece in pieces:
+            file.write(piece)
+
+
+@contextlib.contextmanager
+def _replacing(target: Path) -> Generator[BinaryIO]:
+    """A new file, which takes the place of `target` once it is written."""
+    descriptor, name = tempfile.mkstemp(dir=target.absolute().parent, prefix=f".{target.name[:100]}.")
+    try:
+        with open(descriptor, "wb") as file:
+            yield file
+        Path(name).replace(target)
+    except BaseException:
+        Path(name).unlink()
+        raise
+
+
+def _show(answer: Answer, terminal: Terminal) -> None:
+    rows = [[_cell(value) for value in row] for row in answer.rows]
+    widths = [
+        min(_WIDEST, max([len(column), *(len(row[index]) for row in rows)]))
+        for index, column in enumerate(answer.columns)
+    ]
+    terminal.line(_line(list(answer.columns), widths, terminal, "bold"))
+    for row in rows:
+        terminal.line(_line(row, widths, terminal))
+    for note in answer.notes:
+        terminal.note(note)
+
+
+def _line(cells: list[str], widths: list[int], terminal: Terminal, *styles: str) -> str:
+    return terminal.style(
+        "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip(), *styles
+    )
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return safe_line(str(value).lower() if isinstance(value, bool) else str(value))

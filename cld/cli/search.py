@@ -1,0 +1,29 @@
+"""`cld search`: resources by meaning and by words, as hosts find them."""
+
+from argparse import Namespace
+
+import msgspec
+
+from cld.cli.exits import OK
+from cld.cli.session import existing, store
+from cld.cli.terminal import Terminal, safe_line
+from cld.config import Settings
+
+
+async def search(arguments: Namespace, settings: Settings, terminal: Terminal) -> int:
+    """Print the hits, best first; the index is made true to the tree before, if no server does that."""
+    async with existing(settings) as runtime:
+        knowledge = runtime.knowledge()
+        await knowledge.catch_up()
+        reader = store(runtime, "search", query=arguments.query, prefix=arguments.below)
+        types = [arguments.type] if arguments.type else []
+        hits = await knowledge.search(reader, arguments.query, arguments.below, types, limit=arguments.limit)
+    for hit in hits:
+        if terminal.human:
+            terminal.line(f"{terminal.style(f'{hit.score:.2f}', 'dim')}  {terminal.style(safe_line(hit.uri), 'bold')}")
+            terminal.line("      " + safe_line(" ".join(hit.quote.split())))
+        else:
+            terminal.record(msgspec.to_builtins(hit))
+    if terminal.human and not hits:
+        terminal.line("nothing found")
+    return OK

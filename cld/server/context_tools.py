@@ -1,0 +1,71 @@
+"""The tool that gives the context for working on a resource. Imports nothing of the index, which only its use loads."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+
+from cld.guard import GuardedStore
+from cld.server.call import Call, Reply
+from cld.server.registry import READS, Tool, tool_of
+from cld.server.resources_tools import COUNT, TEXT, AnyUri, described
+from cld.uri import URI
+
+if TYPE_CHECKING:
+    from cld.index.window import Window
+
+Look = Callable[[GuardedStore, URI, int], Awaitable["Window"]]
+"""`cld.index.window.window` with its search: the window of a resource, within a budget of tokens."""
+
+
+class ContextGet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    uri: AnyUri
+    budget: Annotated[int, described("At most so many tokens", ge=100, le=1_000_000)] = 4000
+
+
+def context_tools(look: Look) -> Sequence[Tool]:
+    """The tool, with what answers it."""
+
+    async def context_get(call: Call, args: ContextGet) -> Reply:
+        async with call.progressing(f"gathering the context of {args.uri}"):
+            found = await look(call.store, args.uri, args.budget)
+        data = msgspec.to_builtins(found)
+        notes = [f"left out: {one.uri} ({one.role}): {one.why}" for one in found.left_out]
+        return Reply(data, "\n\n".join([found.text, *(["\n".join(notes)] if notes else [])]))
+
+    return (
+        tool_of(
+            ContextGet,
+            context_get,
+            name="context_get",
+            title="Context of a resource",
+            description=(
+                "What to read before working on a resource: what it is part of, what was done beside it, and what is "
+                "like it, within a budget of tokens; each part with its URI and places to quote from, and what was "
+                "left out and why."
+            ),
+            annotations=READS,
+            returns={
+                "uri": TEXT,
+                "budget": COUNT,
+                "tokens": COUNT,
+                "parts": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "properties": {
+                            "uri": TEXT,
+                            "role": {"type": "string", "enum": ["ancestor", "self", "sibling", "similar"]},
+                            "version": TEXT,
+                            "text": TEXT,
+                            "slices": {"type": "array", "items": {"type": "object"}},
+                            "tokens": COUNT,
+                        },
+                    },
+                },
+                "left_out": {"type": "array", "items": {"type": "object"}},
+                "more_left_out": COUNT,
+            },
+            required=["uri", "tokens", "parts", "left_out"],
+        ),
+    )

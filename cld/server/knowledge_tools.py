@@ -1,0 +1,28 @@
+"""The tools over what the tree knows, where the libraries they need are installed (the extra `knowledge`)."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+from cld.guard import GuardedStore
+from cld.index.graph import Answer
+from cld.ingest import Limits
+from cld.runtime import Runtime
+from cld.server.graph_tools import graph_tools
+from cld.server.ingest_tools import ingest_tools
+from cld.server.registry import Tool
+from cld.server.search_tools import SEARCH
+from cld.uri import URI
+
+_NEEDED = ("numpy", "wordllama", "pyoxigraph", "kreuzberg")
+
+
+def knowledge_tools(runtime: Runtime) -> tuple[Sequence[Tool], Sequence[Tool]]:
+    """Those offered by default, and those offered with `--tools all`; none where the root is remote."""
+    settings = runtime.settings
+    if not settings.is_local or not all(find_spec(name) for name in _NEEDED):
+        return (), ()
+
+    async def ask(store: GuardedStore, sparql: str, prefix: URI) -> Answer:
+        return await runtime.knowledge().graph(store, sparql, prefix)
+
+    return (SEARCH, *graph_tools(ask)), ingest_tools(settings.ingest.roots, settings.root_path, Limits())
