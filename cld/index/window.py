@@ -1,0 +1,221 @@
+"""The window: the context for working on a resource, within a budget of tokens.
+
+What lies above it, from the top down; the resource itself; what was done beside it (earlier siblings
+first, a task's outputs in place of the task); and what is like it elsewhere. Nothing twice, in an order
+that depends on the tree alone, each part exact slices of fields, and a note of what was left out and why.
+Everything is read through the caller's guarded store: what it may not read is neither in the window nor
+among what was left out.
+
+Tokens are counted by the tokenizer of the default embedding (Llama 2's), for each part with its URI and
+a line break after every line; where that is not installed, by bytes, which is never too few.
+"""
+
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Literal, Protocol
+
+import msgspec
+
+from cld.errors import InvalidArgument, InvalidResource, ResourceNotFound
+from cld.guard import GuardedStore
+from cld.index import Hit
+from cld.index.window_texts import Said, Slice, Text, fitting, text_of
+from cld.resource import Resource
+from cld.store import MAX_LIMIT
+from cld.uri import ROOT, URI, is_within, parent_of, parents_of, sort_key, type_of
+
+DEFAULT_BUDGET = 4000
+MIN_BUDGET, MAX_BUDGET = 100, 1_000_000
+MAX_SIBLINGS = 50
+MAX_SIMILAR = 20
+MAX_LEFT_OUT = 100
+
+_LISTED = 20_000  # siblings that are looked through for the nearest earlier ones
+_OUTPUT_TYPE = "common.Message"
+_OUTPUT_FIELDS = ("content.output",)
+_QUESTION = 2000
+
+Role = Literal["ancestor", "self", "sibling", "similar"]
+
+# How much of the budget may be used when each kind is done; what one leaves is there for the next.
+_SHARES: dict[Role, float] = {"self": 0.5, "ancestor": 0.7, "sibling": 0.85, "similar": 1.0}
+_ORDER: tuple[Role, ...] = ("ancestor", "self", "sibling", "similar")
+
+
+class Part(msgspec.Struct, frozen=True):
+    """What one resource says: `text` is its slices' texts, a line each; `tokens` what it takes with its URI."""
+
+    uri: URI
+    role: Role
+    version: str
+    text: str
+    slices: tuple[Slice, ...]
+    tokens: int
+
+
+class LeftOut(msgspec.Struct, frozen=True):
+    """A resource that is not in the window, or not all of it, and why; only such as may be read."""
+
+    uri: URI
+    role: Role
+    why: str
+
+
+class Window(msgspec.Struct, frozen=True):
+    """`more_left_out` counts those beyond the first `MAX_LEFT_OUT`."""
+
+    uri: URI
+    budget: int
+    tokens: int
+    parts: tuple[Part, ...]
+    left_out: tuple[LeftOut, ...]
+    more_left_out: int = 0
+
+    @property
+    def text(self) -> str:
+        """All of it for a model: each part under its URI."""
+        return "\n\n".join(f"{part.uri}\n{part.text}" for part in self.parts)
+
+
+class Searching(Protocol):
+    """What finds similar resources: `cld.index.search.Search`, or nothing where there is no index."""
+
+    async def query(self, store: GuardedStore, query: str, *, limit: int) -> tuple[Hit, ...]: ...
+
+
+async def window(store: GuardedStore, search: Searching | None, uri: URI, budget: int = DEFAULT_BUDGET) -> Window:
+    """The context for working on `uri`, of at most `budget` tokens.
+
+    The same tree, index, caller and budget give the same bytes.
+
+    Raises:
+        InvalidArgument: `budget` is not `MIN_BUDGET` to `MAX_BUDGET`.
+        ResourceNotFound: there is no such resource, or it may not be read.
+        InvalidResource: its file is no valid resource.
+    """
+    if not MIN_BUDGET <= budget <= MAX_BUDGET:
+        raise InvalidArgument(f"budget is {budget}; give {MIN_BUDGET} to {MAX_BUDGET} tokens", field="budget")
+    own = await store.get(uri)
+    filling = _Filling(budget)
+    filling.take("self", uri, own.version, text_of(own.resource))
+    # The nearest says most about the work; shown they are from the top down.
+    for ancestor in reversed(parents_of(uri)[1:]):
+        await _take(store, filling, "ancestor", ancestor)
+    async for sibling in _siblings(store, uri):
+        await _take_outputs(store, filling, sibling)
+    if search is not None and (question := text_of(own.resource).joined[:_QUESTION]):
+        for hit in await search.query(store, question, limit=MAX_SIMILAR):
+            if hit.uri not in filling.met and not is_within(hit.uri, uri):
+                await _take(store, filling, "similar", hit.uri)
+    return filling.window(uri)
+
+
+class _Filling:
+    """A window being filled, the most needed first."""
+
+    def __init__(self, budget: int) -> None:
+        self.met: set[URI] = set()
+        self._budget = budget
+        self._left = budget
+        self._parts: list[Part] = []
+        self._left_out: list[LeftOut] = []
+        self._said = Said()
+
+    def take(self, role: Role, uri: URI, version: str, text: Text) -> None:
+        if uri in self.met:
+            return
+        self.met.add(uri)
+        if not text.lines:
+            return  # nothing to say
+        if (other := self._said.before(text.joined)) is not None:
+            self.leave(role, uri, f"duplicate of {other}")
+            return
+        room = self._left - int(self._budget * (1 - _SHARES[role]))
+        kept, tokens = fitting(uri, text, room)
+        if len(kept.lines) < len(text.lines):
+            why = f"budget: {len(kept.lines)} of {len(text.lines)} passages" if kept.lines else "budget"
+            self.leave(role, uri, why)
+        if kept.lines:
+            self._said.add(uri, kept.joined)
+            self._left -= tokens
+            self._parts.append(Part(uri, role, version, kept.joined, kept.slices, tokens))
+
+    def leave(self, role: Role, uri: URI, why: str) -> None:
+        self._left_out.append(LeftOut(uri, role, why))
+
+    def window(self, uri: URI) -> Window:
+        """Ancestors from the top down, the resource itself, siblings in tree order, the similar as they were found."""
+        parts: list[Part] = []
+        for role in _ORDER:
+            mine = [part for part in self._parts if part.role == role]
+            parts += mine if role == "similar" else sorted(mine, key=lambda part: sort_key(part.uri))
+        left_out = self._left_out
+        return Window(
+            uri=uri,
+            budget=self._budget,
+            tokens=self._budget - self._left,
+            parts=tuple(parts),
+            left_out=tuple(left_out[:MAX_LEFT_OUT]),
+            more_left_out=max(0, len(left_out) - MAX_LEFT_OUT),
+        )
+
+
+async def _take(store: GuardedStore, filling: _Filling, role: Role, uri: URI) -> Resource | None:
+    try:
+        stored = await store.get(uri)
+    except ResourceNotFound:
+        return None  # not there, or not to be known of
+    except InvalidResource:
+        filling.leave(role, uri, "its file is no valid resource")
+        return None
+    filling.take(role, uri, stored.version, text_of(stored.resource))
+    return stored.resource
+
+
+async def _take_outputs(store: GuardedStore, filling: _Filling, uri: URI) -> None:
+    """What came of a sibling: its output, and the messages right below it; where there is neither, itself."""
+    try:
+        stored = await store.get(uri)
+    except (ResourceNotFound, InvalidResource):
+        await _take(store, filling, "sibling", uri)
+        return
+    below = (await store.list(uri, type=_OUTPUT_TYPE, limit=MAX_SIBLINGS)).uris
+    output = text_of(stored.resource, _OUTPUT_FIELDS)
+    if output.lines or not below:
+        filling.take("sibling", uri, stored.version, output if output.lines else text_of(stored.resource))
+    for message in below:
+        await _take(store, filling, "sibling", message)
+
+
+async def _siblings(store: GuardedStore, uri: URI) -> AsyncIterator[URI]:
+    """Those of the same type under the same parent: earlier ones from the nearest back, then later ones.
+
+    What lies at the top of a tree side by side has nothing to do with one another.
+    """
+    parent = parent_of(uri)
+    if parent == ROOT:
+        return
+    earlier: deque[URI] = deque(maxlen=MAX_SIBLINGS)
+    later: list[URI] = []
+    async for sibling in _listed(store, parent, type_of(uri)):
+        if sibling == uri:
+            continue
+        if sibling < uri:
+            earlier.append(sibling)
+        elif len(later) < MAX_SIBLINGS:
+            later.append(sibling)
+        else:
+            break
+    for one in (*reversed(earlier), *later):
+        yield one
+
+
+async def _listed(store: GuardedStore, parent: URI, type: str) -> AsyncIterator[URI]:
+    cursor: str | None = None
+    for _ in range(_LISTED // MAX_LIMIT):
+        page = await store.list(parent, type=type, cursor=cursor, limit=MAX_LIMIT)
+        for uri in page.uris:
+            yield uri
+        if page.cursor is None:
+            return
+        cursor = page.cursor

@@ -1,0 +1,106 @@
+"""The texts of a window: what a resource says, how many tokens that takes, and whether it was said before. Pure."""
+
+from collections.abc import Sequence
+from itertools import islice
+
+import msgspec
+
+from cld.errors import Unsupported
+from cld.index.passages import passages_of
+from cld.index.wordllama import count_tokens
+from cld.index.words import hash_of, words_of
+from cld.resource import Resource
+from cld.uri import URI
+
+MAX_CHARACTERS = 200_000
+"""Of one resource no more is looked at."""
+
+SAME = 0.85
+"""Two texts are near the same when so much of the shorter one's shingles are in the other."""
+
+_SHINGLE = 4
+_MAX_WORDS = 4000
+
+
+class Slice(msgspec.Struct, frozen=True):
+    """`field[start:end]`, counted in characters, where `field` is a path such as `content.text`."""
+
+    field: str
+    start: int
+    end: int
+
+
+class Text(msgspec.Struct, frozen=True):
+    """Slices of a resource, in order, and their texts, a line each."""
+
+    slices: tuple[Slice, ...]
+    lines: tuple[str, ...]
+
+    @property
+    def joined(self) -> str:
+        return "\n".join(self.lines)
+
+
+def text_of(resource: Resource, fields: Sequence[str] = ()) -> Text:
+    """What a resource says: its description, then its content; with `fields`, only those and what is below them."""
+    slices: list[Slice] = []
+    lines: list[str] = []
+    left = MAX_CHARACTERS
+    for passage in passages_of(resource):
+        for part in passage.parts:
+            inside = not fields or any(
+                part.field == field or part.field.startswith((f"{field}.", f"{field}[")) for field in fields
+            )
+            if inside and len(part.text) <= left:
+                left -= len(part.text)
+                slices.append(Slice(part.field, part.start, part.start + len(part.text)))
+                lines.append(part.text)
+    return Text(tuple(slices), tuple(lines))
+
+
+def fitting(uri: URI, text: Text, room: int) -> tuple[Text, int]:
+    """As many of the first lines as fit into `room` tokens, with their URI, and what they take."""
+    counts = tokens_of([f"{uri}\n\n", *(f"{line}\n" for line in text.lines)])
+    total, taken = counts[0], 0
+    for count in counts[1:]:
+        if total + count > room:
+            break
+        total += count
+        taken += 1
+    return Text(text.slices[:taken], text.lines[:taken]), total if taken else 0
+
+
+def tokens_of(texts: Sequence[str]) -> list[int]:
+    """Tokens of each text; without the tokenizer, its bytes, of which no tokenizer makes more tokens."""
+    try:
+        return count_tokens(texts)
+    except Unsupported:
+        return [len(text.encode()) for text in texts]
+
+
+class Said:
+    """What a window says already, to find what would only say it again."""
+
+    def __init__(self) -> None:
+        self._by: dict[URI, tuple[str, frozenset[int]]] = {}
+
+    def before(self, text: str) -> URI | None:
+        """The resource that said this already, or nearly this."""
+        plain, shingles = _plain(text), _shingles(text)
+        for uri, (other, others) in self._by.items():
+            if plain == other or (shingles and len(shingles & others) >= SAME * len(shingles)):
+                return uri
+        return None
+
+    def add(self, uri: URI, text: str) -> None:
+        self._by[uri] = (_plain(text), _shingles(text))
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _shingles(text: str) -> frozenset[int]:
+    """Runs of words; of a text shorter than one there are none, and it is compared whole."""
+    words = [word for _, word in islice(words_of(text), _MAX_WORDS)]
+    return frozenset(hash_of(" ".join(words[at : at + _SHINGLE])) for at in range(len(words) - _SHINGLE + 1))

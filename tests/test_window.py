@@ -1,0 +1,196 @@
+"""The window: what is in it, in which order, what is left out, and that nothing is told that may not be read."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import anyio
+import msgspec
+import pytest
+from index_world import World
+
+from cld.errors import InvalidArgument, ResourceNotFound
+from cld.index.window import Window, window
+from cld.index.wordllama import count_tokens
+from cld.store.local import LocalStore
+from cld.uri import URI, parse_uri
+
+TALK = "cld:common.Conversation.c1"
+MESSAGE = f"{TALK}/common.Message.m2"
+TASK = f"{MESSAGE}/plan.Task.t3"
+
+
+def in_a_tree(tmp_path: Path, test: Callable[[World], Awaitable[None]]) -> None:
+    async def main() -> None:
+        world = World(tmp_path, await LocalStore.open(tmp_path, durability="none"))
+        try:
+            await plant(world)
+            await test(world)
+        finally:
+            await world.store.aclose()
+
+    anyio.run(main)
+
+
+async def plant(world: World) -> None:
+    await world.put(TALK, "A conversation about the harbour of Bergen.")
+    await world.put(f"{TALK}/common.Message.m1", "Which ships came in last week?")
+    await world.put(MESSAGE, "Please write a report on the ships that came in, with their cargo.")
+    await world.put(
+        f"{MESSAGE}/plan.Task.t1", "List the ships of last week.", output="Aurora, Fram and Viking came in."
+    )
+    await world.put(f"{MESSAGE}/plan.Task.t2", "Find the cargo of each ship.")
+    await world.put(f"{MESSAGE}/plan.Task.t2/common.Message.out", "Aurora brought salt, Fram timber, Viking wool.")
+    await world.put(TASK, "Write the report from the lists of ships and cargo.")
+    await world.put(f"{MESSAGE}/plan.Task.t4", "Send the report to the harbour master.")
+
+
+def parts(found: Window) -> list[tuple[str, str]]:
+    return [(part.role, part.uri.rpartition(".")[2]) for part in found.parts]
+
+
+def test_it_leads_from_the_top_down_to_the_resource_and_then_to_what_was_done_beside_it(tmp_path: Path) -> None:
+    async def test(world: World) -> None:
+        found = await window(world.mine, None, parse_uri(TASK))
+        assert parts(found) == [
+            *[("ancestor", "c1"), ("ancestor", "m2"), ("self", "t3")],
+            *[("sibling", "t1"), ("sibling", "out"), ("sibling", "t4")],
+        ]
+        texts = [part.text for part in found.parts]
+        assert texts[3] == "Aurora, Fram and Viking came in."  # the output, not the task
+        assert texts[4] == "Aurora brought salt, Fram timber, Viking wool."
+        assert found.left_out == ()
+
+    in_a_tree(tmp_path, test)
+
+
+def test_every_part_can_be_quoted_from_its_resource(tmp_path: Path) -> None:
+    async def test(world: World) -> None:
+        await world.put(f"{MESSAGE}/plan.Task.t0", "First line.\n\n   Second, after blanks.  \n" + "More words. " * 300)
+        found = await window(world.mine, None, parse_uri(TASK), 100_000)
+        for part in found.parts:
+            stored = await world.mine.get(part.uri)
+            assert stored.version == part.version
+            quoted: list[str] = []
+            for one in part.slices:
+                value: object = stored.resource
+                for key in one.field.split("."):
+                    value = value[key] if isinstance(value, dict) else getattr(value, key)
+                assert isinstance(value, str)
+                quoted.append(value[one.start : one.end])
+            assert "\n".join(quoted) == part.text
+
+    in_a_tree(tmp_path, test)
+
+
+@pytest.mark.parametrize("budget", [100, 150, 233, 400, 1000])
+def test_it_never_takes_more_than_the_budget_and_says_what_that_left_out(tmp_path: Path, budget: int) -> None:
+    async def test(world: World) -> None:
+        for number in range(20):
+            facts = " ".join(f"ship{number}x{word} sailed at {word}:{number}." for word in range(15))
+            await world.put(f"{MESSAGE}/plan.Task.s{number:02}", facts)
+        await world.put(TASK, " ".join(f"Line {line} of a long task." for line in range(400)))
+        found = await window(world.mine, None, parse_uri(TASK), budget)
+        assert found.tokens == sum(part.tokens for part in found.parts) <= budget
+        assert count_tokens([found.text])[0] <= found.tokens
+        told = {part.uri for part in found.parts} | {one.uri for one in found.left_out}
+        every = (await world.mine.list(parse_uri(MESSAGE), limit=100)).uris
+        assert {uri for uri in every if not uri.endswith("t2")} <= told
+        assert any(one.uri == TASK and one.why.startswith("budget") for one in found.left_out)
+
+    in_a_tree(tmp_path, test)
+
+
+def test_what_was_said_already_is_left_out_with_where_it_was_said(tmp_path: Path) -> None:
+    async def test(world: World) -> None:
+        said = (
+            "Aurora brought four hundred barrels of salt from Setúbal, and left on the ninth with dried cod for "
+            "Lisbon; her master paid the harbour dues in full, hired two new hands at the inn by the old crane, "
+            "and had the torn foresail mended before she sailed."
+        )
+        await world.put(f"{MESSAGE}/plan.Task.t4", said)
+        await world.put(f"{MESSAGE}/plan.Task.t5", f"  {said}\n")
+        await world.put(f"{MESSAGE}/plan.Task.t6", said.replace("ninth", "tenth"))
+        await world.put(f"{MESSAGE}/plan.Task.t7", "Fram brought four hundred barrels of tar from Arkhangelsk in May.")
+        found = await window(world.mine, None, parse_uri(TASK))
+        assert {one.uri.rpartition(".")[2]: one.why for one in found.left_out} == {
+            "t5": f"duplicate of {MESSAGE}/plan.Task.t4",
+            "t6": f"duplicate of {MESSAGE}/plan.Task.t4",
+        }
+        assert ("sibling", "t7") in parts(found)
+
+    in_a_tree(tmp_path, test)
+
+
+def test_similar_resources_come_last_and_none_of_them_twice(tmp_path: Path) -> None:
+    async def test(world: World) -> None:
+        await world.put("cld:common.Text.style", "A report on ships and cargo begins with the list of ships.")
+        await world.put("cld:common.Text.soup", "Boil the leeks until they are soft.")
+        async with world.maintained():
+            found = await window(world.mine, world.search, parse_uri(TASK))
+            again = await window(world.mine, world.search, parse_uri(TASK))
+        assert msgspec.json.encode(found) == msgspec.json.encode(again)
+        uris = [part.uri for part in found.parts]
+        assert len(uris) == len(set(uris))
+        similar = [part.uri for part in found.parts if part.role == "similar"]
+        assert similar[0] == "cld:common.Text.style" and uris[-len(similar) :] == similar
+
+    in_a_tree(tmp_path, test)
+
+
+def test_it_is_as_if_what_may_not_be_read_had_never_been(tmp_path: Path) -> None:
+    hidden = {TALK, f"{MESSAGE}/plan.Task.t1", f"{MESSAGE}/plan.Task.t2/common.Message.out", "cld:common.Text.secret"}
+
+    async def test(world: World) -> None:
+        secret = URI("cld:common.Text.secret")
+        await world.put(secret, "A secret report on ships and cargo.")
+        bob = world.guarded(lambda _p, _a, uri, _m: uri not in hidden)
+        async with world.maintained():
+            seen = await window(bob, world.search, parse_uri(TASK))
+        for uri in hidden:
+            assert uri not in {part.uri for part in seen.parts} | {one.uri for one in seen.left_out}
+        for uri in sorted(hidden - {TALK}, reverse=True):
+            await world.delete(uri)
+        (world.root / f"resources/{TALK}.json").unlink(missing_ok=True)
+        (world.root / f"{TALK}.json").unlink(missing_ok=True)
+        async with world.maintained():
+            never = await window(world.mine, world.search, parse_uri(TASK))
+        assert msgspec.json.encode(seen) == msgspec.json.encode(never)
+        with pytest.raises(ResourceNotFound):
+            await window(bob, None, parse_uri(f"{MESSAGE}/plan.Task.t1"))
+
+    in_a_tree(tmp_path, test)
+
+
+def test_a_broken_file_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
+    async def test(world: World) -> None:
+        (tmp_path / f"{MESSAGE}/plan.Task.t1.json").write_text("{")
+        found = await window(world.mine, None, parse_uri(TASK))
+        assert [(one.uri.rpartition(".")[2], one.why) for one in found.left_out] == [
+            ("t1", "its file is no valid resource")
+        ]
+        assert ("sibling", "t4") in parts(found)
+
+    in_a_tree(tmp_path, test)
+
+
+def test_of_many_siblings_the_nearest_earlier_ones_are_there(tmp_path: Path) -> None:
+    async def test(world: World) -> None:
+        for number in range(120):
+            await world.put(f"{MESSAGE}/plan.Task.a{number:03}", f"Ship number {number * 7919} left for port {number}.")
+        found = await window(world.mine, None, parse_uri(TASK), 600)
+        siblings = [name for role, name in parts(found) if role == "sibling"]
+        assert "t1" in siblings and "a119" in siblings and "a000" not in siblings
+        assert [part.uri for part in found.parts if part.role == "sibling"] == sorted(
+            part.uri for part in found.parts if part.role == "sibling"
+        )
+
+    in_a_tree(tmp_path, test)
+
+
+def test_a_budget_that_holds_nothing_or_is_no_budget_is_refused(tmp_path: Path) -> None:
+    async def test(world: World) -> None:
+        for budget in (0, -1, 99, 1_000_001):
+            with pytest.raises(InvalidArgument, match="budget"):
+                await window(world.mine, None, parse_uri(TASK), budget)
+
+    in_a_tree(tmp_path, test)
