@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from cli_process import DEADLINE, PROJECT, Pty, cld, command, environment
 
+from cld.cli.session import DESTRUCTIVE
 from cld.policy.build import find_opa
+from cld.server.resources_tools import CORE, MORE
 
 NOTE = "cld:common.Text.note"
 OPA = find_opa("", PROJECT / "policies")
@@ -102,6 +104,49 @@ def test_rules_about_tools_hold_for_the_commands_that_do_the_same(tmp_path: Path
     done = cld("put", NOTE, '{"text": ""}', cwd=tmp_path)
     assert done.returncode == 6
     assert b"writing is special here" in done.stderr
+
+
+def test_who_may_not_call_a_tool_may_not_run_the_commands_that_do_the_same(tmp_path: Path, policies: Path) -> None:
+    cld("put", NOTE, '{"text": "a"}', cwd=tmp_path)
+    cld("put", NOTE, '{"text": "b"}', "--if-version", "*", cwd=tmp_path)
+    commands = {
+        "resource_get": [("get", NOTE), ("put", NOTE, "{}", "--if-version", "r2")],
+        "resource_put": [("put", NOTE, '{"text": ""}', "--if-version", "*")],
+        "resource_list": [("ls",), ("tree",)],
+        "resource_delete": [("rm", NOTE)],
+        "resource_history": [("history", NOTE), ("diff", NOTE)],
+        "resource_restore": [("restore", NOTE, "r1")],
+        "events_wait": [("watch", "--timeout", "0.1")],
+    }
+    for tool, denied in commands.items():
+        place = f"cld:tool.Tool.{tool}"
+        rule = {place: {"deny": ["call"], "types": ["*"], "reason": f"{tool} is not for you"}}
+        change(policies, lambda data, rule=rule: data["denies"].update({"user:local": rule}))
+        for args in denied:
+            done = cld(*args, cwd=tmp_path)
+            assert done.returncode == 4 and f"not allowed to call {place}".encode() in done.stderr, (args, done)
+    change(policies, lambda data: data["denies"].pop("user:local"))
+    assert json.loads(cld("get", NOTE, "--content", cwd=tmp_path).stdout) == {"text": "b"}
+
+
+def test_a_yes_to_a_call_is_none_to_the_change(tmp_path: Path, policies: Path) -> None:
+    change(policies, lambda data: data["approvals"]["tools"].update({"resource_delete": "deletes are special"}))
+    change(
+        policies, lambda data: data["approvals"]["targets"].update({NOTE: {"actions": ["delete"], "reason": "kept"}})
+    )
+    cld("put", NOTE, '{"text": ""}', cwd=tmp_path)
+    terminal = Pty(("rm", NOTE), tmp_path)
+    terminal.until(b"deletes are special. Do you approve? [y/N]")
+    terminal.send(b"y\n")
+    terminal.until(b"kept")
+    terminal.send(b"n\n")
+    assert terminal.end()[0] == 6
+    assert cld("get", NOTE, cwd=tmp_path).returncode == 0
+
+
+def test_the_command_line_says_of_tools_what_they_say_of_themselves() -> None:
+    known = {tool.name: tool.annotations.destructive for tool in (*CORE, *MORE)}
+    assert {name for name, destructive in known.items() if destructive} == DESTRUCTIVE
 
 
 def test_a_decision_is_explained_for_anybody(tmp_path: Path) -> None:
