@@ -7,60 +7,27 @@ could find, count or guess what its caller may not read. Reads in any process; n
 
 import asyncio
 import contextlib
-import re
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 
-from cld.errors import InvalidArgument
 from cld.events.pace import to_thread
 from cld.guard import GuardedStore
 from cld.index.graph_messages import Drop, Dump, Format, Load, Query, Refused, Rows, Value
 from cld.index.graph_process import MEMORY_BYTES, GraphProcess, WorkerEnded
+from cld.index.graph_sparql import InvalidQuery, check, undeclared
 from cld.index.graph_table import Entry, GraphTable
 from cld.index.linked_terms import in_graph
 from cld.principal import Principal
 from cld.uri import ROOT, URI
 
-MAX_SPARQL = 65_536
 _DECISIONS = 1000
 _LOAD_BYTES = 4 * 1024 * 1024
 _DROPS = 2000
-
-# What may stand where a keyword does: texts, comments, IRIs, variables and prefixed names do not count.
-_TOKEN = re.compile(
-    r'"""(?:[^"\\]|\\.|"(?!""))*"""|\'\'\'(?:[^\'\\]|\\.|\'(?!\'\'))*\'\'\''
-    r'|(?P<open>"""|\'\'\')'
-    r'|"(?:[^"\\\n]|\\.)*"|\'(?:[^\'\\\n]|\\.)*\''
-    r"|#[^\n\r]*"
-    r"|<[^<>\"{}|^`\\\x00-\x20]*>"
-    r"|[?$][\w]+"
-    r"|(?P<word>[A-Za-z][\w.-]*)(?P<colon>:[\w.:-]*)?"
-    r"|:[\w.:-]*",
-    re.DOTALL,
-)
-
-_UPDATES = frozenset(("INSERT", "DELETE", "LOAD", "CLEAR", "CREATE", "DROP", "COPY", "MOVE", "ADD", "WITH"))
-_ESCAPE = re.compile(r"\\u([0-9A-Fa-f]{4})|\\U([0-9A-Fa-f]{8})")
-
-
-class InvalidQuery(InvalidArgument):
-    """SPARQL that cannot be run; `line` and `column` are 1-based where known."""
-
-    code = "invalid_query"
-
-    def __init__(self, message: str, *, line: int | None = None, column: int | None = None) -> None:
-        super().__init__(message, field="sparql")
-        self.line = line
-        self.column = column
-
-    def details(self) -> dict[str, Any]:
-        place = {} if self.line is None else {"line": self.line, "column": self.column}
-        return {**super().details(), **place}
 
 
 class QueryStopped(WorkerEnded):
@@ -105,7 +72,7 @@ class Graph:
             InvalidQuery: it is no query, an update, or asks another service; says where.
             QueryStopped: it took too long or too much memory.
         """
-        _check(sparql)
+        check(sparql)
         limits = self._limits
         rows = limits.rows if limit is None else min(limit, limits.rows)
         order = Query(sparql, rows, limits.result_bytes, limits.seconds)
@@ -117,11 +84,12 @@ class Graph:
                 raise QueryStopped(f"the query was {ended}; {advice}", crashed=ended.crashed) from None
         if isinstance(found, Refused):
             place = "" if found.line is None else f"line {found.line}, column {found.column}: "
-            raise InvalidQuery(f"sparql: {place}{found.reason}", line=found.line, column=found.column)
+            message = f"sparql: {place}{found.reason}{undeclared(sparql)}"
+            raise InvalidQuery(message, line=found.line, column=found.column)
         assert isinstance(found, Rows)
         return Answer(found.columns, found.rows, bool(found.cut), await self._notes(found, rows))
 
-    async def export(self, store: GuardedStore, format: Format, prefix: URI = ROOT) -> AsyncIterator[bytes]:
+    async def export(self, store: GuardedStore, format: Format, prefix: URI = ROOT) -> AsyncGenerator[bytes]:
         """All graphs of what the principal may read, in pieces; Turtle has their union, the others each by name."""
         async with self._dataset(store, prefix) as worker, contextlib.aclosing(worker.pieces(Dump(format))) as pieces:
             async for piece in pieces:
@@ -272,36 +240,3 @@ def _readable_as_made(store: GuardedStore, entries: Sequence[Entry]) -> Sequence
 def _some(rows: Any) -> Any:
     for _, row in zip(range(500), rows, strict=False):
         yield row
-
-
-def _check(sparql: str) -> None:
-    """Refuse what the engine would do but a query may not, and say of an update that it is one.
-
-    Raises:
-        InvalidQuery: it is too long, an update, or calls another service.
-    """
-    if len(sparql) > MAX_SPARQL:
-        raise InvalidQuery(f"sparql: it has {len(sparql)} characters; at most {MAX_SPARQL} are taken")
-    # Characters may be written as escapes, keywords too; then as it is and as it is meant must both do.
-    for text in dict.fromkeys((sparql, _ESCAPE.sub(_unescaped, sparql))):
-        verb = ""
-        for token in _TOKEN.finditer(text):
-            line = text.count("\n", 0, token.start()) + 1
-            column = token.start() - text.rfind("\n", 0, token.start())
-            word = "" if token["colon"] else (token["word"] or "").upper()
-            if not verb and word not in ("", "PREFIX", "BASE"):
-                verb = word
-                if verb in _UPDATES:
-                    message = f"sparql: line {line}, column {column}: {verb} is an update; the graph can only be read, "
-                    raise InvalidQuery(message + "change the resources instead", line=line, column=column)
-            if token["open"]:
-                message = f"sparql: line {line}, column {column}: a text is not closed; end it with {token['open']}"
-                raise InvalidQuery(message, line=line, column=column)
-            if word == "SERVICE":
-                message = f"sparql: line {line}, column {column}: SERVICE is not available; a query sees this tree only"
-                raise InvalidQuery(message, line=line, column=column)
-
-
-def _unescaped(found: re.Match[str]) -> str:
-    code = int(found[1] or found[2], 16)
-    return chr(code) if code < 0x110000 else found[0]

@@ -14,6 +14,7 @@ import sqlite3
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 from cld.errors import CldError, InvalidResource, ResourceNotFound
 from cld.guard import GuardedStore, GuardedSubscription
@@ -63,9 +64,9 @@ class GraphKeeper:
                     await self._keep(writer, lock, subscription)
                     return  # the subscription was closed: the runtime ends
             except Exception as error:  # a task boundary: asking must not end with one bad batch
-                causes = error.exceptions if isinstance(error, ExceptionGroup) else (error,)
-                expected = isinstance(causes[0], (OSError, CldError, sqlite3.Error))
-                log.warning("graph: %s; beginning again in %g s", causes[0], wait, exc_info=None if expected else error)
+                cause = _first(error)
+                expected = isinstance(cause, (OSError, CldError, sqlite3.Error))
+                log.warning("graph: %s; beginning again in %g s", cause, wait, exc_info=None if expected else error)
             finally:
                 self.ready.clear()
             await asyncio.sleep(wait)
@@ -214,3 +215,10 @@ def _is_ours(path: Path, descriptor: int) -> bool:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
+
+
+def _first(error: Exception) -> Exception:
+    """The error that began it: the first one of a group."""
+    while isinstance(error, ExceptionGroup):
+        error = cast("ExceptionGroup[Exception]", error).exceptions[0]
+    return error

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from cld.index.linked import Extracted
+from cld.index.linked_facts import Extracted
 
 LENGTH_BYTES = 4
 

@@ -8,7 +8,7 @@ import contextlib
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Self
 
@@ -83,7 +83,7 @@ class GraphProcess:
             await self.aclose()
             raise
 
-    async def pieces(self, order: Order) -> AsyncIterator[bytes]:
+    async def pieces(self, order: Order) -> AsyncGenerator[bytes]:
         """The pieces that answer `order`, as they come.
 
         Raises:

@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -139,7 +139,7 @@ class GraphTable:
             self._close()
 
     @contextlib.contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection | None]:
+    def _open(self) -> Generator[sqlite3.Connection | None]:
         """The connection, to the file that is there now; None for a reader where there is none of use."""
         with self._lock:
             if self._connection is not None and self._there() != self._file:

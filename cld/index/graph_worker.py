@@ -35,7 +35,9 @@ from cld.index.graph_messages import (
     Rows,
     Value,
 )
-from cld.index.linked import Extracted, extract, plain
+from cld.index.graph_sparql import spread
+from cld.index.linked import extract
+from cld.index.linked_facts import Extracted, plain
 from cld.index.linked_terms import PREFIXES, XSD
 from cld.resource import Resource
 
@@ -96,7 +98,7 @@ class Worker:
             with self._memory.watched():
                 return _Table(order).of(found)
         except SyntaxError as error:
-            return _misspelt(str(error), order.sparql)
+            return _misspelt(str(error), order.sparql, self._store)
         except (ValueError, OSError, RuntimeError) as error:
             return Refused(f"the query cannot be answered: {error}")
 
@@ -173,7 +175,7 @@ class Memory:
         self._most = most
         self._limit = 0
         # Opened now: later nothing can be.
-        self._file = open("/proc/self/statm", "rb", buffering=0) if sys.platform == "linux" else None  # noqa: SIM115
+        self._statm = os.open("/proc/self/statm", os.O_RDONLY) if sys.platform == "linux" else -1
         self._page = os.sysconf("SC_PAGE_SIZE")
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -187,8 +189,8 @@ class Memory:
         self._limit = 0
 
     def _used(self) -> int:
-        if self._file is not None:
-            return int(os.pread(self._file.fileno(), 256, 0).split()[1]) * self._page
+        if self._statm >= 0:
+            return int(os.pread(self._statm, 256, 0).split()[1]) * self._page
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
 
@@ -267,15 +269,25 @@ def _plain_literal(text: str, datatype: str) -> Value:
     return text
 
 
-def _misspelt(message: str, sparql: str) -> Refused:
-    found = _PLACE.match(message)
-    if not found:
+def _misspelt(message: str, sparql: str, store: Any) -> Refused:
+    """The mistake, at the token that the parser could not go on with."""
+    if not _PLACE.match(message):
         return Refused(message)
-    line, column, expected = int(found[1]), int(found[2]), " ".join(found[3].split())
-    lines = sparql.split("\n")
-    there = lines[line - 1][column - 1 : column + 20] if line <= len(lines) else ""
-    what = f"at {there!r}" if there.strip() else "at the end of the line"
-    return Refused(f"{what}: {expected[:200]}", line, column)
+    spaced, places = spread(sparql.replace("\r", "\n"))
+    try:
+        store.query(spaced.replace("\n", " "), prefixes=PREFIXES)
+    except SyntaxError as error:
+        if found := _PLACE.match(str(error)):
+            reached = int(found[2]) - 1
+            at = max((was for now, was in places if now <= reached), default=0)
+            there = sparql[at : at + 30].split("\n")[0].strip()
+            reason = f"not understood from {there!r} on" if there else "it ends too early"
+            if not found[3].startswith("expected "):
+                reason = found[3]
+            return Refused(reason, sparql.count("\n", 0, at) + 1, at - sparql.rfind("\n", 0, at))
+    found = _PLACE.match(message)
+    assert found is not None
+    return Refused("not understood near here", int(found[1]), int(found[2]))
 
 
 def _send(out: BinaryIO, answer: Answer) -> None:

@@ -15,7 +15,7 @@ from cld.events.pace import to_thread
 from cld.index.graph_messages import Extract, Extracts
 from cld.index.graph_process import GraphProcess, WorkerEnded
 from cld.index.graph_table import GraphTable, Row
-from cld.index.linked import Extracted, placed, plain
+from cld.index.linked_facts import Extracted, placed, plain
 from cld.resource import Resource
 from cld.store import Stored
 from cld.uri import URI

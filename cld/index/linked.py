@@ -9,9 +9,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import msgspec
-
-from cld.index.linked_facts import own_facts, place_facts, texts
+from cld.index.linked_facts import Extracted, own_facts, texts, written
 from cld.index.linked_html import LINKED_DATA, Html
 from cld.index.linked_jsonld import decoded, documents_within, made_safe
 from cld.index.linked_markdown import (
@@ -20,14 +18,12 @@ from cld.index.linked_markdown import (
     link_statements,
     taken_apart,
 )
-from cld.index.linked_terms import MAX_LITERAL, SCHEMA, VOCABULARY, iri, literal, source_iri, vocabulary
+from cld.index.linked_terms import MAX_LITERAL, SCHEMA, VOCABULARY, source_iri
 from cld.resource import Resource
 from cld.uri import URI
 
 MAX_TRIPLES = 50_000
 MAX_BYTES = 8 * 1024 * 1024
-MAX_PROBLEMS = 20
-MAX_PROBLEM = 500
 
 _TURTLE = {"turtle": "TURTLE", "ttl": "TURTLE", "n-triples": "N_TRIPLES", "ntriples": "N_TRIPLES", "nt": "N_TRIPLES"}
 _TURTLE_TYPES = {"text/turtle": "TURTLE", "application/n-triples": "N_TRIPLES"}
@@ -37,34 +33,11 @@ _HTML_SIGNS = ("itemscope", "property=", "typeof=", LINKED_DATA)
 _DATA_IN_HTML = "http://schema.org/"
 
 
-class Extracted(msgspec.Struct, frozen=True):
-    """The graph of a resource as N-Triples, one statement a line, and what could not be read."""
-
-    triples: bytes
-    problems: tuple[str, ...] = ()
-
-
-def placed(uri: URI, problem: str) -> Extracted:
-    """The graph of a resource of which nothing but its place can be told."""
-    return _written(uri, list(place_facts(uri)), [problem])
-
-
-def plain(resource: Resource, problem: str) -> Extracted:
-    """The graph of a resource with only what the tree itself says."""
-    return _written(URI(resource.uri), list(dict.fromkeys(own_facts(resource))), [problem])
-
-
 def extract(resource: Resource, rdf: Any) -> Extracted:
     """The graph of a resource; `rdf` is pyoxigraph."""
     reader = _Reader(resource, rdf)
     reader.read()
-    return _written(URI(resource.uri), list(reader.statements), reader.problems)
-
-
-def _written(uri: URI, statements: list[str], problems: list[str]) -> Extracted:
-    notes = tuple(dict.fromkeys(problem[:MAX_PROBLEM] for problem in problems))[:MAX_PROBLEMS]
-    statements += [f"{iri(uri)} {vocabulary('problem')} {literal(note)}" for note in notes]
-    return Extracted("".join(f"{one} .\n" for one in statements).encode(), notes)
+    return written(URI(resource.uri), list(reader.statements), reader.problems)
 
 
 class _Full(Exception):

@@ -18,8 +18,36 @@ from cld.uri import ROOT, URI, parent_of, parse_uri, type_of
 MAX_LINKS = 10_000
 """Different resources that one resource may link to."""
 
+MAX_PROBLEMS = 20
+MAX_PROBLEM = 500
+"""How many problems of a resource are noted, and how long each may be."""
+
 _ELEMENT = r"[A-Za-z][A-Za-z0-9_]*\.[A-Za-z][A-Za-z0-9_]*\.[A-Za-z0-9_-]{1,128}"
 _NAMED = re.compile(rf"(?<![A-Za-z0-9+.-])cld:{_ELEMENT}(?:/{_ELEMENT}){{0,63}}")
+
+
+class Extracted(msgspec.Struct, frozen=True):
+    """The graph of a resource as N-Triples, one statement a line, and what could not be read."""
+
+    triples: bytes
+    problems: tuple[str, ...] = ()
+
+
+def placed(uri: URI, problem: str) -> Extracted:
+    """The graph of a resource of which nothing but its place can be told."""
+    return written(uri, list(place_facts(uri)), [problem])
+
+
+def plain(resource: Resource, problem: str) -> Extracted:
+    """The graph of a resource with only what the tree itself says."""
+    return written(URI(resource.uri), list(dict.fromkeys(own_facts(resource))), [problem])
+
+
+def written(uri: URI, statements: list[str], problems: list[str]) -> Extracted:
+    """A graph of these statements, and of what could not be read."""
+    notes = tuple(dict.fromkeys(problem[:MAX_PROBLEM] for problem in problems))[:MAX_PROBLEMS]
+    statements += [f"{iri(uri)} {vocabulary('problem')} {literal(note)}" for note in notes]
+    return Extracted("".join(f"{one} .\n" for one in statements).encode(), notes)
 
 
 def place_facts(uri: URI) -> Iterator[str]:

@@ -77,7 +77,7 @@ def taken_apart(text: str) -> Markdown:
     for fence in _FENCE.finditer(text):
         if opened is None:
             prose.append(text[at : fence.start()])
-            opened, at = fence, fence.end()
+            opened, at = fence, fence.end() + 1  # the line after it
         elif fence[1].startswith(opened[1]) and not fence[2]:
             blocks.append((opened[2].strip("{.}").lower(), text[at : fence.start()]))
             opened, at = None, fence.end()

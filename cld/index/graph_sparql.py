@@ -1,0 +1,114 @@
+"""SPARQL as text: what a query may not ask for, and where in it a mistake is. Knows tokens, not grammar."""
+
+import re
+from typing import Any
+
+from cld.errors import InvalidArgument
+from cld.index.linked_terms import PREFIXES
+
+MAX_SPARQL = 65_536
+
+# Texts, comments, IRIs, variables and prefixed names are told from words, which keywords are.
+_TOKEN = re.compile(
+    r'"""(?:[^"\\]|\\.|"(?!""))*"""|\'\'\'(?:[^\'\\]|\\.|\'(?!\'\'))*\'\'\''
+    r'|(?P<open>"""|\'\'\')'
+    r'|"(?:[^"\\\n]|\\.)*"|\'(?:[^\'\\\n]|\\.)*\''
+    r"|(?P<comment>#[^\n\r]*)"
+    r"|<[^<>\"{}|^`\\\x00-\x20]*>"
+    r"|[?$]\w+"
+    r"|(?P<word>[A-Za-z][\w.-]*)(?P<colon>:[\w.:%\\/-]*)?"
+    r"|_?:[\w.:%\\-]*|@[\w-]+|\^\^|&&|\|\||[!<>]=|<<|>>|[\d.]+(?:[eE][+-]?\d+)?|\S",
+    re.DOTALL,
+)
+_UPDATES = frozenset(("INSERT", "DELETE", "LOAD", "CLEAR", "CREATE", "DROP", "COPY", "MOVE", "ADD", "WITH"))
+_ESCAPE = re.compile(r"\\u([0-9A-Fa-f]{4})|\\U([0-9A-Fa-f]{8})")
+_GAP = " " * 24
+"""Longer than any keyword."""
+
+
+class InvalidQuery(InvalidArgument):
+    """SPARQL that cannot be run; `line` and `column` are 1-based where known."""
+
+    code = "invalid_query"
+
+    def __init__(self, message: str, *, line: int | None = None, column: int | None = None) -> None:
+        super().__init__(message, field="sparql")
+        self.line = line
+        self.column = column
+
+    def details(self) -> dict[str, Any]:
+        place = {} if self.line is None else {"line": self.line, "column": self.column}
+        return {**super().details(), **place}
+
+
+def check(sparql: str) -> None:
+    """Refuse what the engine would do but a query may not, and say of an update that it is one.
+
+    Raises:
+        InvalidQuery: it is too long, an update, or calls another service.
+    """
+    if len(sparql) > MAX_SPARQL:
+        raise InvalidQuery(f"sparql: it has {len(sparql)} characters; at most {MAX_SPARQL} are taken")
+    # Characters may be written as escapes, keywords too; then as it is and as it is meant must both do.
+    for text in dict.fromkeys((sparql, _ESCAPE.sub(_unescaped, sparql))):
+        verb = ""
+        for token in _TOKEN.finditer(text):
+            line = text.count("\n", 0, token.start()) + 1
+            column = token.start() - text.rfind("\n", 0, token.start())
+            word = "" if token["colon"] else (token["word"] or "").upper()
+            if not verb and word not in ("", "PREFIX", "BASE"):
+                verb = word
+                if verb in _UPDATES:
+                    message = f"sparql: line {line}, column {column}: {verb} is an update; the graph can only be read, "
+                    raise InvalidQuery(message + "change the resources instead", line=line, column=column)
+            if token["open"]:
+                message = f"sparql: line {line}, column {column}: a text is not closed; end it with {token['open']}"
+                raise InvalidQuery(message, line=line, column=column)
+            if word == "SERVICE":
+                message = f"sparql: line {line}, column {column}: SERVICE is not available; a query sees this tree only"
+                raise InvalidQuery(message, line=line, column=column)
+
+
+def undeclared(sparql: str) -> str:
+    """What to add to an error where a prefix is used that stands for nothing: the usual cause, named by no parser."""
+    declared = set(PREFIXES)
+    used: dict[str, None] = {}
+    declares = False
+    for token in _TOKEN.finditer(sparql):
+        if token["colon"]:
+            if declares:
+                declared.add(token["word"])
+            used.setdefault(token["word"])
+        declares = (token["word"] or "").upper() == "PREFIX" and not token["colon"]
+    missing = [f"{name}:" for name in used if name not in declared]
+    return f"; no PREFIX says what {', '.join(missing[:5])} stands for" if missing else ""
+
+
+def spread(sparql: str) -> tuple[str, list[tuple[int, int]]]:
+    """The query with wide gaps between its tokens, and where each token is in it and was in the query.
+
+    The engine's parser names the furthest place that it looked at, and it looks as far as its longest keyword
+    would reach. In a gap that is still the token it was trying.
+    """
+    parts: list[str] = []
+    places: list[tuple[int, int]] = []
+    at = 0
+    glued = True
+    for token in _TOKEN.finditer(sparql):
+        if token["comment"] is not None:
+            continue
+        # A text, its language and its type are one.
+        glue = token[0].startswith(("@", "^^")) or glued
+        parts += ["" if glue else _GAP, token[0]]
+        at += 0 if glue else len(_GAP)
+        places.append((at, token.start()))
+        at += len(token[0])
+        glued = token[0] == "^^"
+    parts.append(_GAP)
+    places.append((at + len(_GAP), len(sparql.rstrip())))
+    return "".join(parts), places
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    code = int(found[1] or found[2], 16)
+    return chr(code) if code < 0x110000 else found[0]
