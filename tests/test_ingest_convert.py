@@ -113,6 +113,12 @@ def test_text_is_read_in_the_encoding_it_has(encoding: str, text: str) -> None:
     assert converted("text", text.encode(encoding)).passages[0].text == text
 
 
+def test_a_few_bytes_that_are_no_characters_do_not_cost_the_rest() -> None:
+    text = "Grüße aus Köln, schöne Ägypterin über Öl und Übermut. "
+    assert converted("text", (text * 3).encode() + b"\xff!").passages[0].text == text * 3 + "\N{REPLACEMENT CHARACTER}!"
+    assert converted("text", b"plain words with one \x81 byte").passages[0].text.startswith("plain words with one")
+
+
 def test_a_pdf_has_headings_and_pages_and_its_words() -> None:
     data = pdf(
         [

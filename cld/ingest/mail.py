@@ -1,8 +1,11 @@
 """E-mail: the headers a person looks at, and the body as text or HTML. The standard library's parser, tolerant."""
 
+import contextlib
 import email
 import email.policy
 from collections.abc import Iterator
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
 from email.message import EmailMessage
 from typing import cast
 
@@ -65,10 +68,11 @@ def _parts(message: EmailMessage) -> Iterator[EmailMessage]:
 
 
 def _header(message: EmailMessage, name: str) -> str:
-    try:
-        value = str(message.get(name, ""))
-    except Exception:  # the header parser fails in many ways on what is no header
-        value = next((str(raw) for key, raw in message.raw_items() if key.lower() == name.lower()), "")
+    """The first header of the name, as far as it is looked at; the parser takes its time over long ones."""
+    value = next((str(raw) for key, raw in message.raw_items() if key.lower() == name.lower()), "")
+    value = value[: 4 * _HEADER_CHARACTERS]
+    with contextlib.suppress(ValueError, LookupError, HeaderParseError):
+        value = str(make_header(decode_header(value)))
     # Bytes that are no text are carried as lone surrogates, which JSON cannot hold.
     clean = value.encode("utf-8", "replace").decode()
     return " ".join(clean.split())[:_HEADER_CHARACTERS]

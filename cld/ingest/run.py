@@ -13,7 +13,7 @@ import msgspec
 from anyio import create_task_group
 from anyio.to_thread import run_sync
 
-from cld.errors import AccessDenied, ApprovalRequired, Conflict, InvalidArgument, InvalidResource, Unsupported
+from cld.errors import AccessDenied, Conflict, InvalidArgument, InvalidResource, Unsupported
 from cld.guard import GuardedStore
 from cld.ingest import documents
 from cld.ingest.documents import DOCUMENT, FORMAT, Record, document_uri, find, folder_uri, record_of
@@ -71,7 +71,8 @@ async def ingest(
 
     Raises:
         InvalidArgument: a path does not exist or may not be taken.
-        AccessDenied, ApprovalRequired: the folder's document may not be written.
+        AccessDenied: the folder's document may not be written.
+        ApprovalRequired: something may be written or deleted only once a person agrees; then run again.
         StoreError: the storage failed.
         Unsupported: a library that converts is not installed.
     """
@@ -204,7 +205,7 @@ class _Run:
     async def _remove(self, uri: URI, root: str) -> None:
         try:
             await documents.delete_if_there(self.store, uri, recursive=True)
-        except (AccessDenied, ApprovalRequired, Conflict) as error:
+        except (AccessDenied, Conflict) as error:
             self.failed.append(Failure(root, f"its document cannot be deleted: {error}", uri))
         else:
             self.counts["removed"] += 1
@@ -236,7 +237,7 @@ class _File:
                     # Another process is at the same file: let it finish, then look what is left to do.
                     await asyncio.sleep(0.05 * 4**attempt)
             reason = "its document changes all the time; ingest again when nobody else does"
-        except (Unreadable, AccessDenied, ApprovalRequired, InvalidResource) as error:
+        except (Unreadable, AccessDenied, InvalidResource) as error:
             reason = str(error)
         self._fail(reason)
 
