@@ -62,6 +62,16 @@ async def test_a_quote_is_an_exact_part_of_the_field_that_why_names(world: World
         assert giraffe.quote == "Counts giraffes in the savanna."
 
 
+async def test_the_quote_is_of_the_passage_that_matched(world: World) -> None:
+    about_cats = "Kittens and cats sleep on rugs and carpets, purring. " * 18
+    about_money = "The bank raised interest rates by a quarter of a point. " * 18
+    await world.put("cld:common.Text.both", f"{about_money}\n\n{about_cats}")
+    async with world.maintained():
+        for asked, said in (("feline pets", "Kittens"), ("central banking and finance", "The bank")):
+            (hit,) = await world.search.query(world.mine, asked, mode="meaning")
+            assert hit.quote.startswith(said) and hit.why.words == ()
+
+
 async def test_prefix_types_and_namespace_narrow_what_is_searched(world: World) -> None:
     await fill(world, TEXTS)
     await world.put("cld:cld.Namespace.docs2/common.Text.locks", "Locks are freed by the kernel too.")
@@ -142,9 +152,10 @@ async def test_rules_that_look_at_meta_decide_hits_too(world: World) -> None:
 
 
 async def test_the_same_texts_have_their_order_from_their_uris(world: World) -> None:
-    for name in "bdac":
-        await world.put(f"cld:common.Text.{name}", "the same words")
     async with world.maintained():
+        for name in "bdac":
+            await world.put(f"cld:common.Text.{name}", "the same words")
+            await until(lambda n=name: world.ask("same", prefix=parse_uri(f"cld:common.Text.{n}")))
         assert await world.ask("same words") == [f"cld:common.Text.{name}" for name in "abcd"]
         assert await world.ask("same words", limit=2) == ["cld:common.Text.a", "cld:common.Text.b"]
 

@@ -28,7 +28,7 @@ from cld.uri import MAX_DEPTH, ROOT, URI
 log = logging.getLogger(__name__)
 
 LOCK = "lock"
-BATCH = 64
+BATCH = 256
 """Resources read, embedded and written at a time; what was put meanwhile waits no longer than that takes."""
 
 TAKE_OVER_SECONDS = 0.5

@@ -24,21 +24,24 @@ class Quote(msgspec.Struct, frozen=True):
 def quote_of(passage: Passage, words: Sequence[Word]) -> Quote:
     """The sentences with most of the question's words, up to `MAX_QUOTE` characters of a field; else its beginning."""
     weights = {word.word: word.weight for word in words}
-    there = {word for text in (passage.text, passage.title, passage.name) for _, word in words_of(text)}
+    there = {word for text in (passage.title, passage.name) for _, word in words_of(text)}
     best = (0.0, 0, 0, 0)
     for number, part in enumerate(passage.parts):
         cuts = sentences_of(part.text)
-        said = [{word for _, word in words_of(part.text[start:end])} & weights.keys() for start, end in cuts]
+        said = [{word for _, word in words_of(part.text[start:end]) if word in weights} for start, end in cuts]
+        there.update(*said)
         for first in range(len(cuts)):
             heard: set[str] = set()
-            for last in range(first, len(cuts)):
+            gained = 0.0
+            # A quote begins and ends with a sentence that has something of the question; of equals the earlier.
+            for last in range(first, len(cuts)) if said[first] else ():
                 if last > first and cuts[last][1] - cuts[first][0] > MAX_QUOTE:
                     break
-                heard |= said[last]
-                # Of equals the shorter, then the earlier.
-                gained = sum(weights[word] for word in sorted(heard)) - 0.001 * (last - first)
-                if gained > best[0] and said[first]:
-                    best = (gained, number, cuts[first][0], cuts[last][1])
+                if fresh := said[last] - heard:
+                    heard |= fresh
+                    gained += sum(weights[word] for word in sorted(fresh))
+                    if gained > best[0]:
+                        best = (gained, number, cuts[first][0], cuts[last][1])
     _, number, start, end = best
     part = passage.parts[number]
     if end == 0:

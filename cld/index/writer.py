@@ -107,7 +107,7 @@ class Writer:
     async def merge(self, *, idle: bool = False) -> bool:
         """Merge some segments, if there are enough that are alike; whether there were. When `idle`, two are enough."""
         view = self._view
-        run = _choose(view, 2 if idle else FAN_IN)
+        run = choose_run(view, 2 if idle else FAN_IN)
         if run is None:
             return False
         parts = view.parts[run[0] : run[1]]
@@ -164,7 +164,7 @@ class Writer:
                 path.unlink(missing_ok=True)
 
 
-def _choose(view: View, fan_in: int) -> tuple[int, int] | None:
+def choose_run(view: View, fan_in: int) -> tuple[int, int] | None:
     """Which segments, from and to, are worth merging: many small ones of like size, or one that is mostly dead."""
     sizes = [_living_rows(segment, alive) for segment, alive in view.parts]
     for level in range(12):
