@@ -238,7 +238,7 @@ async def test_a_mistake_is_told_with_its_line_and_column(world: World) -> None:
     assert error.value.details() == {"field": "sparql", "line": 2, "column": 12}
     for query, place in (
         ("SELECT ?s WHERE { ?s a ; }\nLIMIT 5", "line 1, column 24: not understood from '; }'"),
-        ("SELECT ?s {\n ?s ?p 'text'@en, 1^^xsd:x }", "line 2, column 18"),
+        ("SELECT ?s {\n ?s ?p 'text'@en, 1^^xsd:x }", "line 2, column 20"),
         ("SELECT ?s { ?s ?p ?o # a comment\n}\nLIMIT x", "line 3, column 7"),
         ("SELECT ?s { ?s ?p ?o", "column 21: it ends too early"),
     ):

@@ -66,19 +66,10 @@ async def test_a_mistake_names_its_field_and_place(tmp_path: Path) -> None:
         assert error.value.details() == {"field": "sparql", "line": 1, "column": 7}
 
 
-def test_a_server_that_is_not_asked_loads_nothing_of_the_graph() -> None:
+def test_a_server_loads_no_engine_and_no_parser() -> None:
     program = (
-        "import sys, cld.server.graph_tools\n"
-        "print([name for name in sys.modules if name.startswith(('cld.index', 'pyoxigraph', 'sqlite3', 'yaml'))])"
-    )
-    done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, timeout=60)
-    assert done.stdout == "[]\n", done
-
-
-def test_the_process_that_asks_never_loads_the_engine_or_a_parser() -> None:
-    program = (
-        "import sys, cld.index.graph, cld.index.graph_keeper\n"
-        "heavy = ('pyoxigraph', 'rdflib', 'yaml', 'selectolax', 'numpy', 'cld.index.linked_html')\n"
+        "import sys, cld.index.graph, cld.index.graph_keeper, cld.server.graph_tools\n"
+        "heavy = ('pyoxigraph', 'rdflib', 'yaml', 'selectolax', 'sqlite3', 'numpy', 'cld.index.linked_h')\n"
         "print([name for name in sys.modules if name.startswith(heavy)])"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, timeout=60)

@@ -11,18 +11,14 @@ from typing import BinaryIO
 import msgspec
 
 from cld.cli.exits import OK, UsageError
-from cld.cli.session import context, existing, store
+from cld.cli.session import existing, store
 from cld.cli.terminal import Terminal, safe_line
 from cld.config import Settings
-from cld.errors import Unsupported
 from cld.guard import GuardedStore
 from cld.index.graph import Answer, Graph
-from cld.index.graph_keeper import catch_up
 from cld.index.graph_messages import Format
-from cld.principal import parse_principal
+from cld.knowledge import index_folder
 from cld.runtime import Runtime
-
-INDEXER = parse_principal("service:index")
 
 _FORMATS: dict[str, Format] = {".ttl": "turtle", ".trig": "trig", ".nq": "nquads"}
 _WIDEST = 60
@@ -34,10 +30,8 @@ async def graph(arguments: Namespace, settings: Settings, terminal: Terminal) ->
         raise UsageError("give either a query or --export FILE; cld graph --help says what it takes")
     format = None if arguments.export is None else _format(arguments.export)
     async with existing(settings) as runtime:
-        if not settings.is_local:
-            raise Unsupported("the graph is kept in a local folder; this root is none")
-        folder = settings.root_path / ".cld" / "index" / "graph"
-        await catch_up(folder, runtime.store(INDEXER, context("graph_query", {})))
+        folder = index_folder(settings.root_path if settings.is_local else None) / "graph"
+        await runtime.knowledge().graph_catch_up()
         async with contextlib.aclosing(Graph(folder)) as asked:
             if format is not None:
                 await _export(asked, _reader(runtime, arguments), format, arguments)

@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import logging
 import os
-import sqlite3
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import cast
 
 from cld.errors import CldError, InvalidResource, ResourceNotFound
 from cld.guard import GuardedStore, GuardedSubscription
+from cld.index.graph_table import table_errors
 from cld.index.graph_writer import Broken, GraphWriter, Put
 from cld.uri import MAX_DEPTH, ROOT, URI
 
@@ -65,7 +65,7 @@ class GraphKeeper:
                     return  # the subscription was closed: the runtime ends
             except Exception as error:  # a task boundary: asking must not end with one bad batch
                 cause = _first(error)
-                expected = isinstance(cause, (OSError, CldError, sqlite3.Error))
+                expected = isinstance(cause, (OSError, CldError, *table_errors()))
                 log.warning("graph: %s; beginning again in %g s", cause, wait, exc_info=None if expected else error)
             finally:
                 self.ready.clear()

@@ -93,17 +93,12 @@ def spread(sparql: str) -> tuple[str, list[tuple[int, int]]]:
     parts: list[str] = []
     places: list[tuple[int, int]] = []
     at = 0
-    glued = True
     for token in _TOKEN.finditer(sparql):
-        if token["comment"] is not None:
-            continue
-        # A text, its language and its type are one.
-        glue = token[0].startswith(("@", "^^")) or glued
-        parts += ["" if glue else _GAP, token[0]]
-        at += 0 if glue else len(_GAP)
-        places.append((at, token.start()))
-        at += len(token[0])
-        glued = token[0] == "^^"
+        if token["comment"] is None:
+            parts += [_GAP, token[0]]
+            at += len(_GAP)
+            places.append((at, token.start()))
+            at += len(token[0])
     parts.append(_GAP)
     places.append((at + len(_GAP), len(sparql.rstrip())))
     return "".join(parts), places

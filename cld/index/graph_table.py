@@ -6,16 +6,20 @@ Calls block; `cld.index.graph` makes them in threads. Knows no principals.
 """
 
 import contextlib
-import sqlite3
+import functools
 import threading
 import time
 import zlib
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from cld.uri import ROOT, URI
+
+if TYPE_CHECKING:
+    import sqlite3
 
 FILE = "graph.sqlite3"
 FORMAT = 1
@@ -139,7 +143,7 @@ class GraphTable:
             self._close()
 
     @contextlib.contextmanager
-    def _open(self) -> Generator[sqlite3.Connection | None]:
+    def _open(self) -> "Generator[sqlite3.Connection | None]":
         """The connection, to the file that is there now; None for a reader where there is none of use."""
         with self._lock:
             if self._connection is not None and self._there() != self._file:
@@ -149,13 +153,13 @@ class GraphTable:
                 self._file = self._there()
             try:
                 yield self._connection
-            except sqlite3.DatabaseError:
+            except _sqlite().DatabaseError:
                 self._close()
                 if self._writes:
                     self._remove()
                 raise
 
-    def _connect(self) -> sqlite3.Connection | None:
+    def _connect(self) -> "sqlite3.Connection | None":
         if self._writes:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         elif self._there() is None:
@@ -166,16 +170,16 @@ class GraphTable:
             try:
                 if (found := self._try_to_connect()) is not None or not self._writes:
                     return found
-            except sqlite3.DatabaseError:
+            except _sqlite().DatabaseError:
                 if not self._writes:
                     return None
                 if fresh:
                     raise
-        raise sqlite3.DatabaseError(f"{self._path} cannot be made")
+        raise _sqlite().DatabaseError(f"{self._path} cannot be made")
 
-    def _try_to_connect(self) -> sqlite3.Connection | None:
+    def _try_to_connect(self) -> "sqlite3.Connection | None":
         """A connection to a file of this format; None where it is of another."""
-        connection = sqlite3.connect(self._path, timeout=10.0, check_same_thread=False)
+        connection = _sqlite().connect(self._path, timeout=10.0, check_same_thread=False)
         try:
             (format,) = connection.execute("PRAGMA user_version").fetchone()
             if format == 0 and self._writes:
@@ -210,6 +214,18 @@ class GraphTable:
             self._path.with_name(name).unlink(missing_ok=True)
 
 
-def _listed(connection: sqlite3.Connection, where: str, values: Sequence[str]) -> Sequence[Entry]:
+def _listed(connection: "sqlite3.Connection", where: str, values: Sequence[str]) -> Sequence[Entry]:
     rows = connection.execute(f"SELECT uri, state, meta FROM entry {where} ORDER BY uri", values)  # noqa: S608 - ours
     return [Entry(URI(uri), state, meta) for uri, state, meta in rows]
+
+
+def table_errors() -> tuple[type[Exception], ...]:
+    """What reading and writing raise when the file is damaged or busy."""
+    return (_sqlite().Error,)
+
+
+@functools.cache
+def _sqlite() -> Any:
+    import sqlite3  # noqa: PLC0415 - 10 ms, and only once there is a graph to keep or ask
+
+    return sqlite3
