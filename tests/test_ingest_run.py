@@ -432,6 +432,36 @@ async def test_a_conflict_at_the_commit_is_looked_at_again(
         assert report.failed == () and len(await to.passages("a.md")) == 4
 
 
+@pytest.mark.parametrize("moment", ["claim", "passage", "commit"])
+@pytest.mark.parametrize("known", [False, True])
+async def test_of_two_runs_that_read_different_versions_the_newer_stays_and_nothing_of_the_other(
+    tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch, moment: str, known: bool
+) -> None:
+    newest = GUIDE.replace("Second part.", "Second part, the newest.") + "\n## Four\n\nFourth part.\n"
+    async with tree(tmp_path / "tree") as to:
+        if known:
+            put(files, {"a.md": GUIDE})
+            await take(to, files)
+        put(files, {"a.md": GUIDE.replace("First part.", "First part, soon old.")})
+        whole = LocalStore.put
+        once = iter([True])
+
+        async def interrupted(store: LocalStore, draft: Draft, **options: Any) -> Stored:
+            is_passage = "/common.Text." in draft.uri
+            here = "passage" if is_passage else "commit" if draft.content.get("digest") else "claim"
+            if draft.uri.count("/") and here == moment and next(once, False):
+                put(files, {"a.md": newest})
+                assert (await take(to, files)).failed == ()
+            return await whole(store, draft, **options)
+
+        monkeypatch.setattr(LocalStore, "put", interrupted)
+        assert (await take(to, files)).failed == ()
+        passages = await to.passages("a.md")
+        assert [newest[one["start"] : one["end"]] for one in passages] == [one["text"] for one in passages]
+        assert len(passages) == 5
+        assert said(await take(to, files, check=True)) == {"unchanged": 1}
+
+
 async def test_progress_counts_up_to_the_end(tmp_path: Path, files: Path) -> None:
     put(files, {f"{n}.txt": f"words {n}" for n in range(5)})
     told: list[Progress] = []

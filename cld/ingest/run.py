@@ -231,7 +231,8 @@ class _File:
         try:
             for attempt in range(_TRIES):
                 try:
-                    await self._once(is_there or attempt > 0)
+                    # After a conflict, what was begun here may lie beside what another process made.
+                    await self._once(is_there or attempt > 0, check=self.run.check or attempt > 0)
                     return
                 except Conflict:
                     # Another process is at the same file: let it finish, then look what is left to do.
@@ -241,16 +242,16 @@ class _File:
             reason = str(error)
         self._fail(reason)
 
-    async def _once(self, is_there: bool) -> None:
+    async def _once(self, is_there: bool, *, check: bool) -> None:
         run = self.run
         there = await find(run.store, self.uri) if is_there else None
         record = None if there is None else record_of(there)
-        if record is not None and record.seen == self.found.seen and await self._is_current(record):
+        if record is not None and record.seen == self.found.seen and await self._is_current(record, check):
             return self._unchanged(record)
         now = time.time_ns()
         file = await run_sync(read, self.root, self.found.path, run.limits.file_bytes)
         run.counts["bytes_read"] += len(file.data)
-        if record is not None and record.digest == file.digest and await self._is_current(record):
+        if record is not None and record.digest == file.digest and await self._is_current(record, check):
             return self._unchanged(record)
         kind = self.found.kind or by_content(file.data[:SNIFFED_BYTES])
         if kind is None or (kind.form in _SNIFFED and by_content(file.data[:SNIFFED_BYTES]) is None):
@@ -262,11 +263,11 @@ class _File:
         await self._write(there, file, kind, now)
         return None
 
-    async def _is_current(self, record: Record) -> bool:
+    async def _is_current(self, record: Record, check: bool) -> bool:
         """Whether the document is what this version of cld would make of the file that it knows."""
         if record.format != FORMAT or not record.digest or (record.error and self.run.retry):
             return False
-        return not self.run.check or await documents.is_complete(self.run.store, self.uri, record)
+        return not check or await documents.is_complete(self.run.store, self.uri, record)
 
     def _unchanged(self, record: Record) -> None:
         if record.error:
