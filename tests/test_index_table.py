@@ -2,12 +2,16 @@
 
 import asyncio
 import random
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cld.index.segment import merge_segments
 from cld.index.table import Table, View
 from cld.index.wordllama import WordLlama
+from cld.index.words import hash_of
 from cld.index.writer import Writer, choose_run
 from cld.resource import Resource
 from cld.uri import URI
@@ -62,36 +66,60 @@ async def test_any_order_of_writes_removals_and_merges_leaves_the_last_word(tmp_
         assert said(again.table) == truth
 
 
-async def test_what_is_written_while_segments_are_merged_is_not_undone_by_it(tmp_path: Path) -> None:
+async def test_what_is_written_while_segments_are_merged_is_not_undone_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     writer = await Writer.open(tmp_path / "i", WordLlama())
     reader = Table(tmp_path / "i")
     names = [f"t{number:03d}" for number in range(200)]
     for first in range(0, 200, 20):
         await writer.append([text(name, "old") for name in names[first : first + 20]])
     reader.refresh()
+    begun, released = threading.Event(), threading.Event()
+
+    def held_up(*arguments: Any) -> int:
+        begun.set()
+        assert released.wait(20)
+        return merge_segments(*arguments)
+
+    monkeypatch.setattr("cld.index.writer.merge_segments", held_up)
     merging = asyncio.create_task(writer.merge())
-    await asyncio.sleep(0)
-    await writer.append(
-        [text(name, "new") for name in names[:50]], [URI(f"cld:common.Text.{n}") for n in names[50:100]]
-    )
+    await asyncio.to_thread(begun.wait, 20)
+    gone = [URI(f"cld:common.Text.{name}") for name in names[50:100]]
+    await writer.append([text(name, "new") for name in names[:50]], gone)
+    released.set()
     assert await merging
     truth = {name: "new" if at < 50 else "old" for at, name in enumerate(names) if not 50 <= at < 100}
     for table in (writer.table, reader, Table(tmp_path / "i")):
         assert counted(table.refresh()) == truth == said(table)
 
 
+async def test_a_removal_is_remembered_while_something_older_speaks_of_the_resource(tmp_path: Path) -> None:
+    writer = await Writer.open(tmp_path / "i", WordLlama())
+    names = [f"t{number:03d}" for number in range(400)]
+    await writer.append([text(name, "1") for name in names])
+    for name in names[:4]:
+        await writer.append([text(f"x{name}", "1")], [URI(f"cld:common.Text.{name}")])
+    assert await writer.merge(idle=True)
+    table = Table(tmp_path / "i")
+    view = table.refresh()
+    assert view is not None and len(view.parts) == 2, "the big one is not among those that were merged"
+    assert sorted(counted(view)) == sorted([*names[4:], *(f"x{name}" for name in names[:4])]) == sorted(said(table))
+
+
 async def test_a_view_that_was_given_out_stays_as_it_is(tmp_path: Path) -> None:
     writer = await Writer.open(tmp_path / "i", WordLlama())
     await writer.append([text("a", "1"), text("b", "1")])
-    before = Table(tmp_path / "i").refresh()
     table = Table(tmp_path / "i")
     kept = table.refresh()
     await writer.append([text("a", "2")], [URI("cld:common.Text.b")])
+    assert counted(table.refresh()) == {"a": "2"}
+    assert counted(kept) == {"a": "1", "b": "1"}
     while await writer.merge(idle=True):
         pass
     assert counted(table.refresh()) == {"a": "2"}
-    assert counted(kept) == counted(before) == {"a": "1", "b": "1"}
-    assert kept is not None and len(kept.parts[0][0].keys_of(0)) == 0  # its file can be read, though removed
+    # Its file can be read, though it is removed.
+    assert kept is not None and len(kept.parts[0][0].keys_of(hash_of("zebra"))) == 2
 
 
 async def test_a_big_segment_is_not_written_anew_for_each_small_one(tmp_path: Path) -> None:

@@ -147,7 +147,12 @@ class Table:
     def _apply(self, name: str, segment: Segment, order: dict[str, int], changed: set[str]) -> None:
         mine = order[name]
         serial = self._segments[name][0]
+        later = {uri for other, at in order.items() if at > mine for uri in self._segments[other][1].removed}
         for number, uri in enumerate(segment.uris):
+            if uri in later:
+                # Merged while it was removed. (What was put after that is in a segment later still.)
+                self._bury(name, number, changed)
+                continue
             place = self._places.get(uri)
             if place is not None and (there := order.get(self._numbered[place >> _DOCUMENT_BITS])) is not None:
                 if there > mine:
