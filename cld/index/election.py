@@ -178,8 +178,7 @@ class Electorate:
         words = block.words[row]
         if not words:
             return Election((), None, abstained=True, confidence=0.0, reason="the request has no words")
-        # Ties by the order given, so that the answer is the same everywhere.
-        best: Positions = np.argsort(-scores, kind="stable")[: max(top, 2)]
+        best = _best(scores, max(top, 2))
         chances = np.exp((scores - scores[best[0]]).astype(np.float64))
         chances *= confident / float(chances.sum())
         numbers: list[int] = best.tolist()
@@ -215,6 +214,16 @@ def elect(request: str, candidates: Sequence[Candidate], top: int = 5) -> Electi
 def name_words(name: str) -> str:
     """A name as words: `get_weather` and `os.path.join` are read as two and three."""
     return name.translate(_MARKS)
+
+
+def _best(scores: Floats, count: int) -> Positions:
+    """The places of the highest scores, best first; ties by the order given, so that the answer is always the same."""
+    if count < len(scores):
+        least = np.partition(scores, len(scores) - count)[len(scores) - count]
+        among: Positions = np.flatnonzero(scores >= least)
+    else:
+        among = np.arange(len(scores))
+    return among[np.argsort(-scores[among], kind="stable")[:count]]
 
 
 def _reason(first: Ranked, abstained: bool, confident: float) -> str:

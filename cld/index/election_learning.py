@@ -19,7 +19,7 @@ MAX_REQUESTS = 32
 """Earlier requests that count for each candidate."""
 
 _MOST = 100_000  # and for all together
-_SAMPLE = (100, 400, 400_000)  # requests elected anew: at least, at most, and times the candidates
+_SAMPLE = (100, 1000, 400_000)  # requests elected anew: at least, at most, and times the candidates
 _DESCRIPTION = 2.0  # requests that a description stands for
 _CENTRE = 10.0
 _SMOOTHING = 20.0  # words of language at large mixed to those of a candidate

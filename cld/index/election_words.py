@@ -19,6 +19,7 @@ MAX_WORDS = 64
 
 _KEPT_BYTES = 64 * 1024 * 1024
 _SATURATION, _LENGTH = 1.2, 0.75  # BM25's usual k1 and b (Robertson & Zaragoza 2009)
+_LIKE = 0.35**2  # less like than that is not like at all; squared
 _GRAMS = (3, 4)
 _MOST_RARITIES = 200_000
 
@@ -130,9 +131,9 @@ class Vocabulary:
         weight = self._weights.get(word) or math.sqrt(rarity(word) * self._unknown)
         if (number := self._words.get(word)) is not None:
             _add(rows[0], self._by_word, number, weight)
-        likes = np.maximum.reduceat(np.square(squares)[self._flat], self._starts)
+        self._add_likes(rows[1], squares)
         # Squared once more in weight: otherwise many common words outweigh the one that matters.
-        rows[1] = likes * np.float32(rarity(word) ** 2)
+        rows[1] *= np.float32(rarity(word) ** 2)
         length = 1e-9
         for gram in grams(word):
             known = self._grams.get(gram)
@@ -141,6 +142,15 @@ class Vocabulary:
             if known is not None:
                 _add(rows[2], self._by_gram, known, value)
         return _Word(rows, squares[self._flat_names], weight, length)
+
+    def _add_likes(self, row: Floats, squares: Floats) -> None:
+        """For each candidate the likest of its words, of those that are like this one at all."""
+        starts, candidates, _ = self._by_word
+        near: Positions = np.flatnonzero(squares > _LIKE)
+        firsts, ends = starts[near], starts[near + 1]
+        sizes = ends - firsts
+        places = np.arange(int(sizes.sum())) + np.repeat(firsts - np.cumsum(sizes) + sizes, sizes)
+        np.maximum.at(cast(Any, row), candidates[places], np.repeat(np.square(squares[near]), sizes))
 
     def _post_words(self, said: Sequence[Mapping[str, int]]) -> None:
         mean = max(1.0, sum(sum(words.values()) for words in said) / max(1, len(said)))
