@@ -6,6 +6,7 @@ gives up opening files and sockets, so that no `SERVICE` and no context leads an
 query takes more memory than it may, or when it goes on long after anybody waits.
 """
 
+import functools
 import os
 import re
 import resource
@@ -16,7 +17,6 @@ import time
 from typing import Any, BinaryIO
 
 import msgspec
-import pyoxigraph
 
 from cld.errors import CldError
 from cld.index.graph_messages import (
@@ -53,7 +53,13 @@ _INTEGERS = frozenset(
 _NUMBERS = frozenset((XSD + "double", XSD + "float", XSD + "decimal"))
 _EXACT = 2**53
 _PLACE = re.compile(r"error at (\d+):(\d+): (.*)", re.DOTALL)
-_rdf: Any = pyoxigraph
+
+
+@functools.cache
+def _rdf() -> Any:
+    import pyoxigraph  # noqa: PLC0415 - where it is imported, texts and queries by anyone are run
+
+    return pyoxigraph
 
 
 class Worker:
@@ -62,14 +68,14 @@ class Worker:
     def __init__(self, out: BinaryIO, memory: "Memory") -> None:
         self._out = out
         self._memory = memory
-        self._store = _rdf.Store()
+        self._store = _rdf().Store()
 
     def answer(self, order: Order) -> Answer:
         match order:
             case Extract(resources=resources):
                 return Extracts(tuple(_extracted(data) for data in resources))
             case Load(quads=quads):
-                self._store.load(quads, format=_rdf.RdfFormat.N_QUADS, lenient=True)
+                self._store.load(quads, format=_rdf().RdfFormat.N_QUADS, lenient=True)
                 return Done()
             case Drop(graphs=graphs):
                 for graph in graphs:
@@ -83,14 +89,14 @@ class Worker:
 
     def _drop(self, graph: str) -> None:
         """Take a graph out, and out of the default graph what no other graph says."""
-        name, store = _rdf.NamedNode(graph), self._store
+        name, store = _rdf().NamedNode(graph), self._store
         quads = list(store.quads_for_pattern(None, None, None, name))
         store.remove_graph(name)
         for quad in quads:
             # The one in the default graph is always there; a second one is another graph's.
             others = store.quads_for_pattern(quad.subject, quad.predicate, quad.object, None)
             if sum(1 for _ in zip(others, range(2), strict=False)) < 2:
-                store.remove(_rdf.Quad(quad.subject, quad.predicate, quad.object))
+                store.remove(_rdf().Quad(quad.subject, quad.predicate, quad.object))
 
     def _query(self, order: Query) -> Answer:
         try:
@@ -103,7 +109,7 @@ class Worker:
             return Refused(f"the query cannot be answered: {error}")
 
     def _dump(self, format: str) -> None:
-        rdf = _rdf
+        rdf = _rdf()
         if format == "turtle":
             default = (rdf.Triple(q.subject, q.predicate, q.object) for q in self._named(rdf.DefaultGraph()))
             rdf.serialize(default, _Pieces(self._out), rdf.RdfFormat.TURTLE, prefixes=PREFIXES)
@@ -126,7 +132,7 @@ class _Table:
         self._rows: list[tuple[Value, ...]] = []
 
     def of(self, found: Any) -> Rows:
-        rdf = _rdf
+        rdf = _rdf()
         if isinstance(found, rdf.QueryBoolean):
             return Rows(("answer",), ((bool(found),),))
         if isinstance(found, rdf.QueryTriples):
@@ -150,7 +156,7 @@ class _Table:
         return ""
 
     def _value(self, term: Any) -> Value:
-        rdf = _rdf
+        rdf = _rdf()
         match term:
             case None:
                 return None
@@ -239,7 +245,7 @@ def main() -> None:
 def _warm_up() -> None:
     """Have everything imported that is imported at first use, while files can still be opened."""
     text = "---\na: 1\n---\n<p itemscope itemprop=a></p>\n```ttl\n<> <a:b> 1 .\n```"
-    extract(Resource(uri="cld:common.Text.t", type="common.Text", id="t", content={"text": text, "@id": "x:y"}), _rdf)
+    extract(Resource(uri="cld:common.Text.t", type="common.Text", id="t", content={"text": text, "@id": "x:y"}), _rdf())
 
 
 def _close_the_door() -> None:
@@ -252,7 +258,7 @@ def _close_the_door() -> None:
 def _extracted(data: bytes) -> Extracted:
     one = msgspec.json.decode(data, type=Resource)
     try:
-        return extract(one, _rdf)
+        return extract(one, _rdf())
     except (CldError, ValueError, RecursionError, MemoryError) as error:
         return plain(one, f"its linked data cannot be read: {error}")
 
