@@ -19,12 +19,11 @@ import random
 import re
 import resource as limits
 import statistics
-import subprocess
 import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from email.parser import BytesParser
 from pathlib import Path
@@ -114,7 +113,7 @@ def _split(text: str, above: list[str], markdown: bool) -> Iterator[tuple[list[s
     body: list[str] = []
     fenced = False
     marks: list[str] = []
-    lines = iter(text.splitlines() + [""])
+    lines = iter([*text.splitlines(), ""])
     for line in lines:
         level, title = 0, ""
         if markdown:
@@ -222,9 +221,8 @@ async def quality(given: argparse.Namespace, place: Path) -> bool:
                 told = "  ".join(f"@{top} {share:.3f}" for top, share in zip((1, 5, 10), shares, strict=True))
                 print(f"  {len(some):5d} {kind + 's':11s} {mode:8s} {told}  MRR@10 {mrr:.3f}")
         good = overall["hybrid"] > max(overall["words"], overall["meaning"])
-        print(
-            f"  hybrid {'wins' if good else 'DOES NOT WIN'}: MRR {', '.join(f'{m} {v:.3f}' for m, v in overall.items())}"
-        )
+        told = ", ".join(f"{mode} {mrr:.3f}" for mode, mrr in overall.items())
+        print(f"  hybrid {'wins' if good else 'DOES NOT WIN'}: mean MRR {told}")
     return good
 
 
@@ -242,16 +240,18 @@ async def search(given: argparse.Namespace, place: Path) -> bool:
             f"search: {count:,} texts, {size / 1e6:.1f} MB, indexed in {took:.1f} s ({size / 1e6 / took:.1f} MB/s), "
             f"index {index_size(root) / size:.2f} of the text"
         )
-        first = float(
-            subprocess.run(
-                [sys.executable, __file__, "first", str(root)], capture_output=True, text=True, check=True
-            ).stdout
-        )
+        command = [sys.executable, __file__, "first", str(root)]
+        starting = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        first = float((await starting.communicate())[0])
         async with opened(root) as (_, mine):
             service = Search(root / ".cld" / "index")
             await service.query(mine, "warm up")
             for mode in MODES:
-                times = [await timed(lambda q=q, m=mode: service.query(mine, q, mode=m)) for q in questions]
+                times: list[float] = []
+                for question in questions:
+                    began = time.perf_counter()
+                    await service.query(mine, question, mode=mode)
+                    times.append(time.perf_counter() - began)
                 p50 = statistics.median(times)
                 print(f"  {mode:8s} p50 {p50 * 1e3:6.2f} ms  p99 {percentile(times, 0.99) * 1e3:6.2f} ms")
                 good &= not (mode == "hybrid" and count == 100_000 and p50 > 0.020)
@@ -259,12 +259,6 @@ async def search(given: argparse.Namespace, place: Path) -> bool:
         print(f"  scan of the texts in memory, any word: p50 {statistics.median(scans) * 1e3:.2f} ms")
         print(f"  first answer of a new process, imports and opening included: {first * 1e3:.0f} ms")
     return good
-
-
-async def timed(work: "Callable[[], object]") -> float:
-    began = time.perf_counter()
-    await work()  # type: ignore[misc]
-    return time.perf_counter() - began
 
 
 def scan(texts: list[str], question: str) -> float:
@@ -303,7 +297,7 @@ async def freshness(given: argparse.Namespace, place: Path) -> bool:
                 uri = URI(f"cld:common.Text.fresh{number}")
                 await mine.put(Draft(uri, {"text": f"The okapi{number} was put just now."}))
                 began = time.perf_counter()
-                while not await service.query(mine, f"okapi{number}", mode="words", limit=1):
+                while not await service.query(mine, f"okapi{number}", mode="words", limit=1):  # noqa: ASYNC110
                     await asyncio.sleep(0.001)
                 times.append(time.perf_counter() - began)
     finally:
@@ -336,7 +330,7 @@ async def memory(given: argparse.Namespace, place: Path) -> bool:
 
 async def maintain(root: Path) -> None:
     """A maintainer until it is killed; prints its peak in MB when all is indexed."""
-    async with opened(root) as (store, mine), open_bus(Watch(), root.resolve(), store) as bus:
+    async with opened(root) as (store, mine), open_bus(Watch(), root, store) as bus:
         keeper = Maintainer(root / ".cld" / "index", mine, lambda: hear(mine, bus))
         task = asyncio.create_task(keeper.run())
         await keeper.ready.wait()
@@ -361,7 +355,7 @@ def main() -> int:
     missed: list[str] = []
     for part in given.parts:
         with tempfile.TemporaryDirectory(dir=given.dir, prefix=".bench-") as place:
-            if not asyncio.run(PARTS[part](given, Path(place))):
+            if not asyncio.run(PARTS[part](given, Path(place).resolve())):
                 missed.append(part)
     print(f"missed: {', '.join(missed)}" if missed else "all within reach")
     return 1 if missed else 0

@@ -110,6 +110,16 @@ async def test_a_denied_and_a_missing_resource_answer_alike(store: Store) -> Non
     assert await answers(A) == await answers(B)
 
 
+async def test_readable_keeps_those_that_may_be_both_read_and_listed_in_their_order(store: Store) -> None:
+    watched = Touches(store)
+    mine = guarded(
+        watched,  # type: ignore[arg-type]
+        lambda p, action, uri, meta: uri != A2 and not (action == "list" and uri == B),
+    )
+    assert list(await mine.readable([B1, A2, B, A1])) == [B1, A1]
+    assert list(await mine.readable([])) == [] and watched.calls == [], "names are decided on, nothing is opened"
+
+
 async def test_listing_is_as_if_what_may_not_be_read_were_not_there(store: Store, tmp_path: Path) -> None:
     shown = [parse_uri(f"cld:common.Conversation.a/common.Text.t{n:03d}") for n in range(0, 300, 7)]
     hidden = [parse_uri(f"cld:common.Conversation.a/common.Text.t{n:03d}") for n in range(300) if n % 7]

@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -224,8 +226,34 @@ async def test_limits_are_checked(world: World) -> None:
 
 
 async def test_without_an_index_there_are_no_hits_and_nothing_is_made(world: World) -> None:
-    assert await world.ask("anything") == []
+    assert await world.ask("anything") == [] and not await world.search.complete()
     assert not world.folder.exists() or list(world.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("package", ["numpy", "wordllama"])
+def test_without_the_packages_it_needs_search_says_what_to_install(tmp_path: Path, package: str) -> None:
+    # With the packages hidden, as where the extra was not installed.
+    (tmp_path / "resources" / ".cld" / "index").mkdir(parents=True)
+    (tmp_path / "resources" / ".cld" / "index" / "current").write_text("0" * 16)
+    code = f"""
+import asyncio, importlib.util, sys
+sys.path.insert(0, "tests")
+sys.modules[{package!r}] = None
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *more: None if name == {package!r} else find(name, *more)
+from pathlib import Path
+from index_world import a_world
+async def main():
+    async with a_world(Path(sys.argv[1])) as world:
+        try:
+            print(await world.maintainer().catch_up())
+        except Exception as error:
+            print(type(error).__name__, error)
+asyncio.run(main())
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "resources")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=Path(__file__).parent.parent)
+    assert done.stdout.startswith(f"Unsupported search needs the package {package}; install cld[knowledge]"), done
 
 
 async def test_a_hit_that_changed_since_is_quoted_as_it_is_now(world: World) -> None:

@@ -6,6 +6,8 @@ The one place that imports it. Everything else in this package writes `np` from 
 import importlib
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from cld.errors import Unsupported
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -15,7 +17,11 @@ else:
         """Stands for numpy until an attribute of it is asked for."""
 
         def __getattr__(self, name: str) -> Any:
-            value = getattr(importlib.import_module("numpy"), name)
+            try:
+                numpy = importlib.import_module("numpy")
+            except ImportError as error:
+                raise Unsupported(f"search needs the package numpy; install cld[knowledge] ({error})") from error
+            value = getattr(numpy, name)
             setattr(self, name, value)
             return value
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import cast
 
 from cld.errors import CldError, InvalidResource, ResourceNotFound
+from cld.events.pace import Pace
 from cld.guard import GuardedStore, GuardedSubscription
 from cld.index import Embedder, EmbeddingFailed, Model
 from cld.index.embedding import choose_embedder
@@ -179,7 +180,9 @@ class Maintainer:
         async with self._turn:
             there: list[tuple[URI, str, Resource]] = []
             gone: list[URI] = []
+            pace = Pace()
             for uri in uris:
+                await pace.rest()
                 try:
                     stored = await self._store.get(uri)
                     there.append((uri, stored.version, stored.resource))
@@ -223,7 +226,7 @@ class Maintainer:
         stale: list[URI] = []
         cursor = None
         while True:
-            page = await self._store.entries(ROOT, depth=MAX_DEPTH, cursor=cursor, limit=100)
+            page = await self._store.entries(ROOT, depth=MAX_DEPTH, cursor=cursor, limit=50)
             for entry in page.entries:
                 if not entry.invalid:
                     seen.add(entry.uri)

@@ -7,6 +7,7 @@ wherever it stands: dot products are of whole numbers below 2^24, all else is do
 """
 
 from collections.abc import Sequence
+from functools import cache
 from itertools import pairwise
 
 import msgspec
@@ -37,7 +38,7 @@ _TITLE_WEIGHT = 3.0
 _NAME_WEIGHT = 0.5
 _PAIR = 0.5
 _COMMON = 2.0
-"""Words less rare than this (the, of, and) make no pairs."""
+"""Words less rare than this (the, of, and) are left out of a question that has others."""
 _FAR = 4
 """Words of the question further apart than this make no pair."""
 
@@ -81,7 +82,10 @@ def question_of(text: str, vector: "Floats | None", background: float, model: Mo
     for position, word in words_of(text):
         if word not in words:
             words[word] = Word(word, hash_of(word), rarity_of(word), position)
-    return Question(text, tuple(words.values())[:_MOST_WORDS], vector, background, share_of(model))
+    said = list(words.values())
+    if any(word.weight > _COMMON for word in said):
+        said = [word for word in said if word.weight > _COMMON]
+    return Question(text, tuple(said[:_MOST_WORDS]), vector, background, share_of(model))
 
 
 def score(segment: Segment, question: Question, mode: Mode, wanted: "Mask | None" = None) -> Scored:
@@ -117,21 +121,21 @@ def _cosines(segment: Segment, vector: Floats, wanted: "Mask | None") -> Scores:
 
 def _score_words(segment: Segment, question: Question) -> Scores:
     total = np.zeros(segment.rows)
-    best = 0.0
     if not question.words:
         return total
-    spread = _K1 * (1.0 - _B + _B * segment.lengths / _USUAL_WORDS)
-    places: list[Numbers] = []
-    for word in question.words:
-        keys = segment.keys_of(word.term)
-        places.append(keys)
+    best = 0.0
+    zones = _zones()
+    places = [segment.keys_of(word.term) for word in question.words]
+    for word, keys in zip(question.words, places, strict=True):
         best += word.weight
-        if not len(keys):
-            continue
-        position = keys & np.uint32(PLACE)
-        weight = np.where(position >= NAME, _NAME_WEIGHT, np.where(position >= TITLE, _TITLE_WEIGHT, 1.0))
-        count = np.bincount((keys >> np.uint32(POSITION_BITS)).astype(np.intp), weight, segment.rows)
-        total += word.weight * (count / (count + spread))
+        if len(keys):
+            # Keys ascend, so those of one row lie together.
+            rows = keys >> np.uint32(POSITION_BITS)
+            firsts = np.flatnonzero(np.concatenate([[True], rows[1:] != rows[:-1]]))
+            count = np.add.reduceat(zones[keys & np.uint32(PLACE)], firsts)
+            rows = rows[firsts]
+            spread = _K1 * (1.0 - _B + _B * segment.lengths[rows] / _USUAL_WORDS)
+            total[rows] += word.weight * (count / (count + spread))
     for (one, there), (other, here) in _pairs(question.words, places):
         weight = _PAIR * min(one.weight, other.weight)
         best += weight
@@ -142,15 +146,22 @@ def _score_words(segment: Segment, question: Question) -> Scores:
         sought = few + np.uint32(shift % (1 << 32))
         at = np.searchsorted(many, sought)
         together = few[many[np.minimum(at, len(many) - 1)] == sought]
-        hit = np.zeros(segment.rows)
-        hit[together >> np.uint32(POSITION_BITS)] = 1.0
-        total += weight * hit
+        total[np.unique(together >> np.uint32(POSITION_BITS))] += weight
     return total / best
+
+
+@cache
+def _zones() -> Scores:
+    """What an occurrence counts, by its position."""
+    weights = np.ones(1 << POSITION_BITS)
+    weights[TITLE:NAME] = _TITLE_WEIGHT
+    weights[NAME:] = _NAME_WEIGHT
+    return weights
 
 
 def _pairs(
     words: Sequence[Word], places: "Sequence[Numbers]"
 ) -> "list[tuple[tuple[Word, Numbers], tuple[Word, Numbers]]]":
     """Words that say something and follow one another in the question, perhaps with common ones in between."""
-    rare = [(word, keys) for word, keys in zip(words, places, strict=True) if word.weight > _COMMON]
-    return [(one, other) for one, other in pairwise(rare) if other[0].position - one[0].position <= _FAR]
+    both = list(zip(words, places, strict=True))
+    return [(one, other) for one, other in pairwise(both) if other[0].position - one[0].position <= _FAR]

@@ -22,6 +22,7 @@ from cld.index.quotes import Quote, quote_of
 from cld.index.scoring import Question, Scored, question_of, score
 from cld.index.segment import BrokenIndex, Segment, quantise
 from cld.index.table import Table, View, current_of
+from cld.index.wordllama import require_package
 from cld.store import Stored
 from cld.uri import ROOT, URI, namespace_of, type_of
 
@@ -69,11 +70,14 @@ class Search:
 
         Raises:
             InvalidArgument: `limit` is not 1 to `MAX_LIMIT`.
-            CldError: `mode` is "meaning", and the model cannot be asked.
+            EmbeddingFailed: `mode` is "meaning", and the model cannot be asked.
+            Unsupported: what search needs is not installed.
         """
         if not 1 <= limit <= MAX_LIMIT:
             raise InvalidArgument(f"limit is {limit}; give 1 to {MAX_LIMIT}", field="limit")
         view = await self._view()
+        if view is None:
+            require_package()
         if view is None or not query.strip():
             return ()
         question = await self._question(view, query[:MAX_QUESTION], mode)
@@ -99,6 +103,11 @@ class Search:
                         if len(found) == limit:
                             return tuple(found)
         return tuple(found)
+
+    async def complete(self) -> bool:
+        """Whether all of the tree has been indexed once; before that, hits may be missing."""
+        view = await self._view()
+        return view is not None and view.manifest.complete
 
     async def _view(self) -> View | None:
         async with self._opening:

@@ -21,7 +21,7 @@ from cld.index.passages import Passage
 from cld.index.words import BODY, NAME, TITLE, hash_of, words_of
 from cld.uri import URI
 
-MAX_ROWS = 32_768
+MAX_ROWS = 16_384
 """A segment of more passages is not made by merging: it bounds what merging costs in memory."""
 
 SCALE = 4000.0

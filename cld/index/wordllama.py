@@ -75,15 +75,26 @@ def rarity_of(word: str) -> float:
     return -math.log(1.0 - (1.0 - 1.0 / (12.0 * rank)) ** _PASSAGE_WORDS)
 
 
+def require_package() -> Path:
+    """Where the package lies.
+
+    Raises:
+        Unsupported: it, or what it needs, is not installed.
+    """
+    for name in ("numpy", "safetensors", "tokenizers", "wordllama"):
+        if importlib.util.find_spec(name) is None:
+            raise Unsupported(f"search needs the package {name}; install cld[knowledge]")
+    found = importlib.util.find_spec("wordllama")
+    assert found is not None and found.submodule_search_locations
+    return Path(found.submodule_search_locations[0])
+
+
 def _load() -> "tuple[Any, Floats]":
     """The tokenizer and the table of its tokens' vectors."""
     global _loaded
     with _lock:
         if _loaded is None:
-            found = importlib.util.find_spec("wordllama")
-            if found is None or not found.submodule_search_locations:
-                raise Unsupported("search needs the package wordllama; install cld[knowledge]")
-            folder = Path(found.submodule_search_locations[0])
+            folder = require_package()
             from safetensors import safe_open  # noqa: PLC0415 - not needed by those who never search
             from tokenizers import Tokenizer  # noqa: PLC0415 - likewise
 

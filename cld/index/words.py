@@ -88,7 +88,7 @@ def stem(word: str) -> str:
 
 
 _hashes: dict[str, int] = {}
-_KEPT = 200_000
+_KEPT = 50_000
 
 
 def hash_of(word: str) -> int:
