@@ -1,14 +1,20 @@
 """The history of elections: a sample that stays small, comes back the same, and shows nobody what they may not read."""
 
+import asyncio
+import contextlib
 import random
 import time
 from pathlib import Path
 
 import anyio
-from index_world import World
+from index_world import World, until
 
+from cld.config import Watch
+from cld.events.choose import open_bus
+from cld.guard.events import hear
 from cld.index.election import Candidate, elect
-from cld.index.election_history import KEPT, History, completed, history_of_tree, with_history
+from cld.index.election_history import FILE, KEPT, History, completed, history_of_tree, with_history
+from cld.index.election_keeper import ElectionKeeper
 from cld.resource import Meta, Resource
 from cld.store.local import LocalStore
 from cld.uri import parse_uri
@@ -57,7 +63,7 @@ def test_a_request_that_changed_is_kept_as_it_is_now_and_one_that_is_gone_is_for
     assert not history.add("a", "t1", "old")
     assert history.add("a", "t1", "new")
     assert history.add("a", "t2", "other")
-    assert history.remove("a", "t2") and not history.remove("a", "t2")
+    assert history.remove("t2") and not history.remove("t2")
     for one in (history, History.open(tmp_path / "history")):
         assert sample(one, "a") == {"a": [("t1", "new")]}
 
@@ -102,6 +108,46 @@ def test_only_tasks_that_were_completed_well_count() -> None:
     assert completed(task(status="running", assistant="ada")) is None
     assert completed(task(status="completed", assistant="ada", error="no ink")) is None
     assert completed(task(status="completed")) is None
+
+
+def test_the_keeper_follows_the_tree_and_begins_with_what_is_there(tmp_path: Path) -> None:
+    async def main() -> None:
+        world = World(tmp_path, await LocalStore.open(tmp_path, durability="none"))
+        file = world.folder / FILE
+
+        async def keys() -> list[str]:
+            return [one.key for one in History.open(file).of("ada")]
+
+        async def put(name: str, **more: str) -> None:
+            await world.put(
+                f"cld:plan.Task.{name}", "draw a cat", **{"status": "completed", "assistant": "ada", **more}
+            )
+
+        async def becomes(*names: str) -> None:
+            async def so() -> bool:
+                return sorted(await keys()) == [f"cld:plan.Task.{name}" for name in names]
+
+            await until(so)
+
+        await put("t1")
+        async with open_bus(Watch(), tmp_path.resolve(), world.store) as bus:
+            keeper = ElectionKeeper(world.folder, world.mine, lambda: hear(world.mine, bus))
+            task = asyncio.create_task(keeper.run())
+            await becomes("t1")
+            await put("t2")
+            await becomes("t1", "t2")
+            await put("t1", status="running")
+            await becomes("t2")
+            await world.delete("cld:plan.Task.t2")
+            await becomes()
+            await put("t3")
+            await becomes("t3")
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        await world.store.aclose()
+
+    anyio.run(main)
 
 
 def test_it_comes_back_the_same_from_the_tree_and_gives_nobody_what_they_may_not_read(tmp_path: Path) -> None:

@@ -126,8 +126,8 @@ def test_similar_resources_come_last_and_none_of_them_twice(tmp_path: Path) -> N
         await world.put("cld:common.Text.style", "A report on ships and cargo begins with the list of ships.")
         await world.put("cld:common.Text.soup", "Boil the leeks until they are soft.")
         async with world.maintained():
-            found = await window(world.mine, world.search, parse_uri(TASK))
-            again = await window(world.mine, world.search, parse_uri(TASK))
+            found = await window(world.mine, world.search.query, parse_uri(TASK))
+            again = await window(world.mine, world.search.query, parse_uri(TASK))
         assert msgspec.json.encode(found) == msgspec.json.encode(again)
         uris = [part.uri for part in found.parts]
         assert len(uris) == len(set(uris))
@@ -145,7 +145,7 @@ def test_it_is_as_if_what_may_not_be_read_had_never_been(tmp_path: Path) -> None
         await world.put(secret, "A secret report on ships and cargo.")
         bob = world.guarded(lambda _p, _a, uri, _m: uri not in hidden)
         async with world.maintained():
-            seen = await window(bob, world.search, parse_uri(TASK))
+            seen = await window(bob, world.search.query, parse_uri(TASK))
         for uri in hidden:
             assert uri not in {part.uri for part in seen.parts} | {one.uri for one in seen.left_out}
         for uri in sorted(hidden - {TALK}, reverse=True):
@@ -153,7 +153,7 @@ def test_it_is_as_if_what_may_not_be_read_had_never_been(tmp_path: Path) -> None
         (world.root / f"resources/{TALK}.json").unlink(missing_ok=True)
         (world.root / f"{TALK}.json").unlink(missing_ok=True)
         async with world.maintained():
-            never = await window(world.mine, world.search, parse_uri(TASK))
+            never = await window(world.mine, world.search.query, parse_uri(TASK))
         assert msgspec.json.encode(seen) == msgspec.json.encode(never)
         with pytest.raises(ResourceNotFound):
             await window(bob, None, parse_uri(f"{MESSAGE}/plan.Task.t1"))

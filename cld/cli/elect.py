@@ -20,6 +20,8 @@ from cld.config import Settings
 from cld.errors import ConfigError, InvalidArgument
 from cld.index.election import Candidate, Election, Electorate
 from cld.index.election_candidates import candidates_below, read_candidates, request_of
+from cld.index.election_history import FILE, History, with_history
+from cld.knowledge import index_folder
 from cld.uri import parse_prefix
 
 _READ_BYTES = 1 << 18
@@ -66,7 +68,11 @@ async def _candidates(arguments: Namespace, settings: Settings) -> Sequence[Cand
     prefix = parse_prefix(among)
     async with existing(settings) as runtime:
         reader = store(runtime, "resource_list", prefix=prefix, type=arguments.type)
-        return [one async for one in candidates_below(reader, prefix, arguments.type)]
+        candidates = [one async for one in candidates_below(reader, prefix, arguments.type)]
+        if not settings.is_local:
+            return candidates
+        history = await to_thread.run_sync(History.open, index_folder(settings.root_path) / FILE)
+        return await with_history(reader, candidates, history)
 
 
 async def _arriving() -> AsyncIterator[list[bytes]]:
@@ -91,10 +97,9 @@ def _given(line: bytes, number: int) -> tuple[dict[str, Any], str | InvalidArgum
         value: object = msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return {"line": number}, InvalidArgument(f"request {number}: no JSON: {error}", field="request")
-    given = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
-    id = {"id": given["id"]} if "id" in given else {}
+    id = {"id": cast("dict[str, Any]", value)["id"]} if isinstance(value, dict) and "id" in value else {}
     try:
-        return id, request_of(value, f"request {number}")
+        return id, request_of(cast("object", value), f"request {number}")
     except InvalidArgument as error:
         return id or {"line": number}, error
 

@@ -34,6 +34,9 @@ MAX_REQUEST = 500
 
 TASK = "plan.Task"
 
+FILE = "elections/history.jsonl"
+"""Its name in the folder of the index."""
+
 _VERSION = 1
 _WASTE = 1000  # lines that no longer count, before the file is written anew
 
@@ -62,6 +65,7 @@ class History:
 
     def __init__(self) -> None:
         self._kept: dict[str, dict[str, list[Kept]]] = {}
+        self._owners: dict[str, str] = {}
         self._file: Path | None = None
         self._lines = 0
 
@@ -80,24 +84,34 @@ class History:
             return False
         kept[:] = [other for other in kept if other.key != key]
         insort(kept, one)
+        for other in kept[KEPT:]:
+            self._owners.pop(other.key, None)
         del kept[KEPT:]
+        self._owners[key] = candidate
         self._append(_Line(candidate, key, one.text))
         return True
 
-    def remove(self, candidate: str, key: str) -> bool:
+    def remove(self, key: str) -> bool:
         """Forget a request; whether it was in the sample. Its place is taken by the next that comes."""
-        kept = self._kept.get(candidate, {}).get(namespace_of(URI(key)), [])
-        there = len(kept)
-        kept[:] = [one for one in kept if one.key != key]
-        if len(kept) == there:
+        candidate = self._owners.pop(key, None)
+        if candidate is None:
             return False
+        kept = self._kept[candidate][namespace_of(URI(key))]
+        kept[:] = [one for one in kept if one.key != key]
         self._append(_Line(candidate, key, gone=True))
         return True
 
     def learn(self, resource: Resource) -> bool:
-        """Take in a resource as it now is: a task that was completed adds to its assistant's requests."""
+        """Take in a resource as it now is; whether that changed the sample.
+
+        A task that was completed adds to its assistant's requests, one that is so no longer goes.
+        """
         done = completed(resource)
-        return done is not None and self.add(done[0], resource.uri, done[1])
+        if done is None:
+            return self.remove(resource.uri)
+        if self._owners.get(resource.uri, done[0]) != done[0]:
+            self.remove(resource.uri)
+        return self.add(done[0], resource.uri, done[1])
 
     def of(self, candidate: str) -> Sequence[Kept]:
         """All that is kept of a candidate's requests, of every namespace, by digest."""
@@ -143,7 +157,7 @@ class History:
         except msgspec.MsgspecError:
             return  # half of a line, written when its process ended
         if read.gone:
-            self.remove(read.candidate, read.key)
+            self.remove(read.key)
         else:
             self.add(read.candidate, read.key, read.text)
 

@@ -77,16 +77,16 @@ class Window(msgspec.Struct, frozen=True):
         return "\n\n".join(f"{part.uri}\n{part.text}" for part in self.parts)
 
 
-class Searching(Protocol):
-    """What finds similar resources: `cld.index.search.Search`, or nothing where there is no index."""
+class Find(Protocol):
+    """What finds similar resources: `Search.query` of `cld.index.search`."""
 
-    async def query(self, store: GuardedStore, query: str, *, limit: int) -> tuple[Hit, ...]: ...
+    async def __call__(self, store: GuardedStore, query: str, /, *, limit: int) -> tuple[Hit, ...]: ...
 
 
-async def window(store: GuardedStore, search: Searching | None, uri: URI, budget: int = DEFAULT_BUDGET) -> Window:
+async def window(store: GuardedStore, find: Find | None, uri: URI, budget: int = DEFAULT_BUDGET) -> Window:
     """The context for working on `uri`, of at most `budget` tokens.
 
-    The same tree, index, caller and budget give the same bytes.
+    Without `find` nothing similar is looked for. The same tree, index, caller and budget give the same bytes.
 
     Raises:
         InvalidArgument: `budget` is not `MIN_BUDGET` to `MAX_BUDGET`.
@@ -103,8 +103,8 @@ async def window(store: GuardedStore, search: Searching | None, uri: URI, budget
         await _take(store, filling, "ancestor", ancestor)
     async for sibling in _siblings(store, uri):
         await _take_outputs(store, filling, sibling)
-    if search is not None and (question := text_of(own.resource).joined[:_QUESTION]):
-        for hit in await search.query(store, question, limit=MAX_SIMILAR):
+    if find is not None and (question := text_of(own.resource).joined[:_QUESTION]):
+        for hit in await find(store, question, limit=MAX_SIMILAR):
             if hit.uri not in filling.met and not is_within(hit.uri, uri):
                 await _take(store, filling, "similar", hit.uri)
     return filling.window(uri)

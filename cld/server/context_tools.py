@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cld.index.window import Window
 
 Look = Callable[[GuardedStore, URI, int], Awaitable["Window"]]
-"""`cld.index.window.window` with its search: the window of a resource, within a budget of tokens."""
+"""`cld.index.window.window` with what finds similar resources: the window of a resource, within a budget of tokens."""
 
 
 class ContextGet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
