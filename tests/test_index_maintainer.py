@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -270,6 +271,33 @@ async def test_a_change_of_the_model_embeds_beside_while_the_old_index_serves(wo
         checked = await world.check()
         assert checked.good and checked.model == OTHER and checked.resources == 151
         assert sorted(path.name for path in world.folder.iterdir()) == sorted(["current", "lock", digest_of(OTHER)])
+
+
+async def test_a_question_asked_while_the_model_changes_is_answered(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(world, 20)
+    await world.maintainer().catch_up()
+    other = Marked()
+    world.search._choose = other.choose
+    assert await world.ask("zebra")
+    read: list[str] = []
+
+    def swapped_after(root: Path) -> str:
+        """What is current; the first time another is swapped in, and the old one removed, before it is opened."""
+        read.append(current_of(root))
+        if len(read) == 1:
+            asyncio.run(world.maintainer(OTHER, choose=other.choose).catch_up())
+        return read[-1]
+
+    def in_thread(root: Path) -> str:
+        thread = threading.Thread(target=lambda: swapped_after(root))
+        thread.start()
+        thread.join()
+        return read[-1]
+
+    monkeypatch.setattr("cld.index.search.current_of", in_thread)
+    assert await world.ask("zebra") and read == [digest_of(Model()), digest_of(OTHER)]
 
 
 async def test_a_model_that_fails_leaves_the_old_index_serving_and_is_tried_again(

@@ -6,12 +6,10 @@ not indexed.
 """
 
 import asyncio
-import fcntl
 import logging
-import os
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import cast
 
@@ -20,6 +18,7 @@ from cld.events.pace import Pace
 from cld.guard import GuardedStore, GuardedSubscription
 from cld.index import Embedder, EmbeddingFailed, Model
 from cld.index.embedding import choose_embedder
+from cld.index.lock import held, is_still_there
 from cld.index.segment import BrokenIndex
 from cld.index.table import MANIFEST, current_of, digest_of, is_digest, read_manifest, remove_index, set_current
 from cld.index.writer import Writer
@@ -28,7 +27,6 @@ from cld.uri import MAX_DEPTH, ROOT, URI
 
 log = logging.getLogger(__name__)
 
-LOCK = "lock"
 BATCH = 256
 """Resources read, embedded and written at a time; what was put meanwhile waits no longer than that takes."""
 
@@ -105,7 +103,7 @@ class Maintainer:
         Raises:
             CldError, OSError: it cannot be made.
         """
-        with _held(self._folder) as descriptor:
+        with held(self._folder) as descriptor:
             if descriptor is None:
                 return False
             try:
@@ -122,7 +120,7 @@ class Maintainer:
     async def _lock(self) -> AsyncGenerator[int]:
         """The lock, once no other process holds it; goes with the process."""
         while True:
-            with _held(self._folder) as descriptor:
+            with held(self._folder) as descriptor:
                 if descriptor is not None:
                     yield descriptor
                     return
@@ -276,7 +274,7 @@ class Maintainer:
         while True:
             await asyncio.sleep(1)
             serving = self._serving
-            if not _is_at(self._folder / LOCK, descriptor) or (
+            if not is_still_there(self._folder, descriptor) or (
                 serving is not None and not (serving.folder / MANIFEST).exists()
             ):
                 raise LostIndex(f"{self._folder} was removed")
@@ -286,30 +284,6 @@ class Maintainer:
         for path in self._folder.iterdir():
             if is_digest(path.name) and path.name not in kept:
                 remove_index(path)
-
-
-@contextmanager
-def _held(folder: Path) -> Generator[int | None]:
-    """The descriptor of the lock while it is held; None where another process holds it."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-        else:
-            # Removed while it was being opened, it is not what others would lock.
-            yield descriptor if _is_at(folder / LOCK, descriptor) else None
-    finally:
-        os.close(descriptor)
-
-
-def _is_at(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _first(error: Exception) -> Exception:

@@ -112,16 +112,23 @@ class Search:
     async def _view(self) -> View | None:
         async with self._opening:
             digest = current_of(self._folder)
-            if not digest:
+            while digest:
+                if self._table is None or self._table.folder.name != digest:
+                    self._table = Table(self._folder / digest)
+                try:
+                    view, error = await to_thread(self._table.refresh), None
+                except BrokenIndex as broken:
+                    view, error = None, broken
+                # Another may have taken its place between the two, and then this one is gone for good.
+                if view is not None or (now := current_of(self._folder)) == digest:
+                    break
+                digest = now
+            else:
                 return None
-            if self._table is None or self._table.folder.name != digest:
-                self._table = Table(self._folder / digest)
-            try:
-                return await to_thread(self._table.refresh)
-            except BrokenIndex as error:
+            if error is not None:
                 log.warning("search: %s; the process that maintains the index makes it anew", error)
                 self._table = None
-                return None
+            return view
 
     async def _question(self, view: View, text: str, mode: Mode) -> Question:
         vector = None
