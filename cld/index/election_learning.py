@@ -29,7 +29,7 @@ PLACES, WORDS = 10.0, 0.25
 """How much a difference of 1 in each signal says, before anything is learnt; in logits."""
 
 SHARE = 0.4
-"""What is left of the weight of the description, once there are earlier requests."""
+"""What is left of the weight of the description, once there are many earlier requests."""
 
 _DOUBT = 0.8  # the deviation of a weight from where it starts, as a part of it
 _STEPS = 10
@@ -96,6 +96,12 @@ class Experience:
         for row, (owner, one) in enumerate(zip(owners.tolist(), words, strict=True)):
             signals.words[row, owner] = self._said_without(one, owner)
         return Rehearsal([self._texts[index] for index in chosen], owners, signals)
+
+    @property
+    def share(self) -> float:
+        """What is left of the weight of the description with so many earlier requests, before anything is learnt."""
+        mean = float(self._numbers.mean())
+        return 1 - (1 - SHARE) * mean / (mean + _DESCRIPTION)
 
     def _place(self, described: Floats) -> None:
         total = len(self._texts)

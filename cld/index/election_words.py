@@ -30,13 +30,15 @@ class Signals:
     """For each request of a block (rows) and each candidate (columns).
 
     `words` is BM25, in units of the request's own weight; `likes` says how much of the request has a
-    like in the candidate; `names` how much of the candidate's name has one in the request; `spelling`
+    like in the candidate; `gist` is the cosine of both texts' vectors, each the sum of its words' by how much they
+    count; `names` says how much of the candidate's name has a like in the request; `spelling`
     is the cosine of their letter sequences, which still meets where a word is misspelt or inflected.
     """
 
     def __init__(self, requests: int, candidates: int) -> None:
         self.words: Floats = np.zeros((requests, candidates), np.float32)
         self.likes: Floats = np.zeros((requests, candidates), np.float32)
+        self.gist: Floats = np.zeros((requests, candidates), np.float32)
         self.names: Floats = np.zeros((requests, candidates), np.float32)
         self.spelling: Floats = np.zeros((requests, candidates), np.float32)
 
@@ -44,7 +46,8 @@ class Signals:
 class _Word:
     """What one word gives: to each candidate by itself, its likes and its spelling, to each word of the names."""
 
-    def __init__(self, rows: Floats, names: Floats, weight: float, length: float) -> None:
+    def __init__(self, vector: Floats, rows: Floats, names: Floats, weight: float, length: float) -> None:
+        self.vector = vector
         self.rows = rows
         self.names = names
         self.weight = weight
@@ -65,16 +68,18 @@ class Vocabulary:
         self._words = {word: number for number, word in enumerate(sorted(set[str]().union(*said)))}
         self._vectors = embed(list(self._words))
         there = Counter(word for words in said for word in words)
-        self._weights = {word: math.sqrt(rarity(word) * self._surprise(number)) for word, number in there.items()}
+        self._weights = {word: math.sqrt(emphasis(word) * self._surprise(number)) for word, number in there.items()}
         self._unknown = self._surprise(0)
         self._cache: OrderedDict[str, _Word] = OrderedDict()
-        self._most_cached = max(64, _KEPT_BYTES // (12 * self._count + 16 * len(names)))
+        self._most_cached = max(64, _KEPT_BYTES // (12 * self._count + 16 * len(names) + 1024))
         self._post_words(said)
         self._post_grams(said)
         self._flat, self._starts = self._flattened(said)
+        weighed = self._vectors * np.sqrt(np.array([[emphasis(word)] for word in self._words], np.float32))
+        self._gists = _unit(np.add.reduceat(weighed[self._flat], self._starts, axis=0))
         in_names = [Counter(word_list(name)) for name in names]
         self._flat_names, self._name_starts = self._flattened(in_names)
-        weights = np.array([rarity(word) for word in self._words], np.float32)
+        weights = np.array([emphasis(word) for word in self._words], np.float32)
         self._name_weights = weights[self._flat_names]
         self._name_sums = np.add.reduceat(self._name_weights, self._name_starts) + np.float32(1e-9)
 
@@ -82,25 +87,28 @@ class Vocabulary:
         """The signals of requests, given as their words."""
         self._learn(word for words in requests for word in words)
         found = Signals(len(requests), self._count)
+        gists = np.zeros((len(requests), self._gists.shape[1]), np.float32)
         for row, words in enumerate(requests):
             known = [self._cache[word] for word in words]
             if not known:
                 continue
-            rarities = np.array([rarity(word) for word in words], np.float32)
+            rarities = np.array([emphasis(word) for word in words], np.float32)
             rows = np.sum([one.rows for one in known], axis=0)
             found.words[row] = rows[0] / ((_SATURATION + 1) * math.sqrt(sum(one.weight for one in known)))
             found.likes[row] = rows[1] / float(np.square(rarities).sum())
             found.spelling[row] = rows[2] / math.sqrt(sum(one.length for one in known))
+            gists[row] = np.sum([one.vector for one in known], axis=0)
             best = np.max([one.names for one in known], axis=0)
             found.names[row] = np.add.reduceat(best * self._name_weights, self._name_starts) / self._name_sums
         self._forget()
+        found.gist = _unit(gists) @ self._gists.T
         return found
 
     def shared(self, words: Iterable[str], candidate: int) -> tuple[str, ...]:
         """Those of `words` that the candidate has too, the rarest first."""
         end = self._starts[candidate + 1] if candidate + 1 < self._count else len(self._flat)
         there = set(self._flat[self._starts[candidate] : end].tolist())
-        return tuple(sorted((word for word in words if self._words.get(word, -1) in there), key=rarity, reverse=True))
+        return tuple(sorted((word for word in words if self._words.get(word, -1) in there), key=emphasis, reverse=True))
 
     def _surprise(self, there: int) -> float:
         return math.log(1 + (self._count - there + 0.5) / (there + 0.5))
@@ -109,11 +117,12 @@ class Vocabulary:
         fresh = [word for word in dict.fromkeys(words) if self._touched(word)]
         if not fresh:
             return
-        likes = np.clip(embed(fresh) @ self._vectors.T, 0, 1)
-        for word, like in zip(fresh, likes, strict=True):
+        vectors = embed(fresh)
+        likes = np.clip(vectors @ self._vectors.T, 0, 1)
+        for word, vector, like in zip(fresh, vectors, likes, strict=True):
             if (number := self._words.get(word)) is not None:
                 like[number] = 1.0
-            self._cache[word] = self._word(word, np.square(like))
+            self._cache[word] = self._word(word, vector, np.square(like))
 
     def _touched(self, word: str) -> bool:
         """Whether the word is new; one that is not counts as just used."""
@@ -126,22 +135,21 @@ class Vocabulary:
         while len(self._cache) > self._most_cached:
             self._cache.popitem(last=False)
 
-    def _word(self, word: str, squares: Floats) -> _Word:
+    def _word(self, word: str, vector: Floats, squares: Floats) -> _Word:
         rows = np.zeros((3, self._count), np.float32)
-        weight = self._weights.get(word) or math.sqrt(rarity(word) * self._unknown)
+        weight = self._weights.get(word) or math.sqrt(emphasis(word) * self._unknown)
         if (number := self._words.get(word)) is not None:
             _add(rows[0], self._by_word, number, weight)
         self._add_likes(rows[1], squares)
-        # Squared once more in weight: otherwise many common words outweigh the one that matters.
-        rows[1] *= np.float32(rarity(word) ** 2)
+        rows[1] *= np.float32(emphasis(word) ** 2)
         length = 1e-9
         for gram in grams(word):
             known = self._grams.get(gram)
-            value = math.sqrt(rarity(word) * (self._gram_unknown if known is None else self._gram_surprise[known]))
+            value = math.sqrt(emphasis(word) * (self._gram_unknown if known is None else self._gram_surprise[known]))
             length += value * value
             if known is not None:
                 _add(rows[2], self._by_gram, known, value)
-        return _Word(rows, squares[self._flat_names], weight, length)
+        return _Word(vector * np.float32(math.sqrt(emphasis(word))), rows, squares[self._flat_names], weight, length)
 
     def _add_likes(self, row: Floats, squares: Floats) -> None:
         """For each candidate the likest of its words, of those that are like this one at all."""
@@ -168,7 +176,7 @@ class Vocabulary:
         for words in said:
             mine: dict[str, float] = {}
             for word in words:
-                rare = rarity(word)
+                rare = emphasis(word)
                 for gram in grams(word):
                     mine[gram] = max(rare, mine.get(gram, 0.0))
             held.append(mine)
@@ -205,7 +213,7 @@ def request_words(text: str) -> list[str]:
     """The words a request is judged by, each once, in order."""
     words = list(dict.fromkeys(word_list(text)))
     if len(words) > MAX_WORDS:
-        kept = set(sorted(words, key=rarity, reverse=True)[:MAX_WORDS])
+        kept = set(sorted(words, key=emphasis, reverse=True)[:MAX_WORDS])
         words = [word for word in words if word in kept]
     return words
 
@@ -219,12 +227,12 @@ def grams(word: str) -> Iterator[str]:
 _rarities: dict[str, float] = {}
 
 
-def rarity(word: str) -> float:
-    """As `rarity_of`, looked up once."""
+def emphasis(word: str) -> float:
+    """How much a word counts: its rarity in language at large, squared, or many common words outweigh a telling one."""
     if (known := _rarities.get(word)) is None:
         if len(_rarities) >= _MOST_RARITIES:
             _rarities.clear()
-        known = _rarities[word] = max(rarity_of(word), 1e-3)
+        known = _rarities[word] = max(rarity_of(word), 0.1) ** 2 / 9
     return known
 
 
@@ -234,6 +242,10 @@ def _posted(found: list[tuple[int, int, float]], terms: int) -> _Postings:
     table = table[np.argsort(table[:, 0], kind="stable")]
     starts = np.searchsorted(table[:, 0], np.arange(terms + 1))
     return starts.astype(np.intp), table[:, 1].astype(np.intp), table[:, 2].astype(np.float32)
+
+
+def _unit(vectors: Floats) -> Floats:
+    return np.asarray(vectors / (np.linalg.norm(vectors, axis=1, keepdims=True) + 1e-9), np.float32)
 
 
 def _add(row: Floats, postings: _Postings, term: int, weight: float) -> None:
