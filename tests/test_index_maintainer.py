@@ -33,11 +33,11 @@ class Marked:
         self.model = OTHER
         self.gate = asyncio.Event()
         self.gate.set()
-        self.fails = False
+        self.fails_for: str | None = None
 
     async def embed(self, texts: Sequence[str]) -> Floats:
         await self.gate.wait()
-        if self.fails:
+        if self.fails_for is not None and any(self.fails_for in text for text in texts):
             raise EmbeddingFailed("the model is not there")
         found = np.zeros((len(texts), 64), np.float32)
         for row, text in enumerate(texts):
@@ -300,21 +300,28 @@ async def test_a_question_asked_while_the_model_changes_is_answered(
     assert await world.ask("zebra") and read == [digest_of(Model()), digest_of(OTHER)]
 
 
+async def _logged(caplog: pytest.LogCaptureFixture, words: str) -> bool:
+    return words in caplog.text
+
+
+@pytest.mark.parametrize("fails_for", ["", "zebra"], ids=["at once", "in the middle"])
 async def test_a_model_that_fails_leaves_the_old_index_serving_and_is_tried_again(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fails_for: str
 ) -> None:
     monkeypatch.setattr("cld.index.maintainer._RETRY_SECONDS", (0.05, 0.1))
     await fill(world, 20)
     async with world.maintained():
         pass
     marked = Marked()
-    marked.fails = True
+    marked.fails_for = fails_for
     async with world.maintained(OTHER, choose=marked.choose, wait=False) as maintainer:
         await maintainer.holds.wait()
         await world.put("cld:common.Text.news", "A walrus swims.")
         await until(lambda: world.ask("walrus", mode="words"))
+        await until(lambda: _logged(caplog, "the model is not there"))
         assert current_of(world.folder) == digest_of(Model())
-        marked.fails = False
+        assert "beginning again" not in caplog.text, "the old index goes on without a break"
+        marked.fails_for = None
         await asyncio.wait_for(maintainer.ready.wait(), SECONDS)
         assert current_of(world.folder) == digest_of(OTHER)
 
@@ -324,7 +331,7 @@ async def test_where_the_model_cannot_be_asked_words_alone_decide(world: World) 
     world.search._choose = marked.choose
     await fill(world, 20)
     async with world.maintained(OTHER, choose=marked.choose):
-        marked.fails = True
+        marked.fails_for = ""
         (hit, *_) = await world.search.query(world.mine, "number7")
         assert hit.uri == "cld:common.Text.t00007" and hit.why.signals == ("words",)
         with pytest.raises(EmbeddingFailed):
