@@ -22,6 +22,8 @@ async def host(
 ) -> AsyncGenerator[tuple[World, Client]]:
     tools = ingest_tools([str(root) for root in roots], folder / "tree", Limits())
     async with world(folder / "tree") as made:
+        made.application.registry.replace("cld", ())
+        made.application.registry.replace("knowledge", ())
         made.application.registry.replace("ingest", tools)
         async with client(made, mode, **options) as connected:
             yield made, connected

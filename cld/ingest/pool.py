@@ -21,6 +21,10 @@ from cld.ingest.messages import LENGTH_BYTES, Answer, Converted, Order, Refused
 
 _ANSWER_BYTES_A_CHARACTER = 8
 _ANSWER_BYTES_MORE = 1 << 20
+END_SECONDS = 10.0
+"""A process that was killed and is not gone by then is stuck in the kernel; nothing waits for it."""
+
+_DRAINED_BYTES = 1 << 16
 START_SECONDS = 30.0
 """More than a start takes on a busy machine; counts only towards a process's first file."""
 
@@ -97,7 +101,13 @@ class _Worker:
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
-            await process.wait()
+            # A pipe that nobody reads on stays open, and some Pythons wait for it as for the process.
+            assert process.stdout is not None
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(END_SECONDS):
+                    while await process.stdout.read(_DRAINED_BYTES):
+                        pass
+                    await process.wait()
 
     async def _exchange(self, process: Process, order: bytes) -> bytes:
         assert process.stdin is not None and process.stdout is not None
