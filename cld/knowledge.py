@@ -19,6 +19,7 @@ from cld.index.graph_keeper import GraphKeeper
 from cld.index.graph_keeper import catch_up as graph_catch_up
 from cld.index.maintainer import Hear, Maintainer
 from cld.index.search import DEFAULT_LIMIT, Search
+from cld.index.table import current_of
 from cld.uri import ROOT, URI
 
 HOLD_SECONDS = 1.0
@@ -60,7 +61,8 @@ class Knowledge:
         if "texts" not in self._tasks:
             self._tasks["texts"] = asyncio.create_task(self._maintainer.run())
             await _set(self._maintainer.holds, HOLD_SECONDS)
-            if self._maintainer.holds.is_set():
+            # Not the maintainer, and there is an index: another process keeps it.
+            if self._maintainer.holds.is_set() or not current_of(self._texts):
                 await _set(self._maintainer.ready, BUILD_SECONDS)
         return await self._search.query(store, query, prefix, types, namespace=namespace, limit=limit)
 

@@ -29,6 +29,7 @@ def cld(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_what_one_host_puts_another_finds_by_meaning_and_by_words(tmp_path: Path) -> None:
     with Server(tmp_path) as one, Server(tmp_path) as two:
         planted(one)
+        wait_until(lambda: {FERRY, BREAD} <= {*hits(two, "ferry"), *hits(two, "dough")}, "the index to be made")
         assert hits(two, "when does the boat go")[0] == FERRY
         assert hits(one, "dough")[0] == BREAD
         quay = "cld:common.Text.quay"
@@ -41,7 +42,7 @@ def test_what_one_host_puts_another_finds_by_meaning_and_by_words(tmp_path: Path
 def test_nobody_finds_what_they_may_not_read(tmp_path: Path) -> None:
     with Server(tmp_path) as owner, Server(tmp_path, "--principal", "user:stranger") as stranger:
         planted(owner)
-        assert hits(owner, "ferry")[0] == FERRY
+        wait_until(lambda: FERRY in hits(owner, "ferry"), "the index to be made")
         assert hits(stranger, "ferry") == []
         count = {"sparql": "SELECT (COUNT(*) AS ?n) WHERE { ?s ?p ?o }"}
         assert int(str(owner.result("graph_query", **count)["rows"][0][0])) > 0

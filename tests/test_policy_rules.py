@@ -195,7 +195,9 @@ subjects = st.sampled_from(
 )
 grant = st.fixed_dictionaries({"allow": actions}, optional={"types": types, "namespaces": st.booleans()})
 grants = st.dictionaries(subjects, st.dictionaries(uris, grant, max_size=3), max_size=4)
-denial = st.fixed_dictionaries({"deny": actions}, optional={"types": types})
+some_actions = st.lists(st.sampled_from(["*", *ACTIONS]), min_size=1, max_size=3)
+some_types = st.lists(st.sampled_from(["*", "common.*", "plan.Task", "tool.*"]), min_size=1, max_size=2)
+denial = st.fixed_dictionaries({"deny": some_actions}, optional={"types": some_types})
 denies = st.dictionaries(subjects, st.dictionaries(uris, denial, max_size=2), max_size=2)
 datas = st.fixed_dictionaries(
     {

@@ -1,20 +1,18 @@
-"""The tool that gives the context for working on a resource. Imports nothing of the index, which only its use loads."""
+"""The tool that gives the context for working on a resource."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import msgspec
 
 from cld.guard import GuardedStore
+from cld.index.window import Window
 from cld.server.call import Call, Reply
 from cld.server.registry import READS, Tool, tool_of
 from cld.server.resources_tools import COUNT, TEXT, AnyUri, described
 from cld.uri import URI
 
-if TYPE_CHECKING:
-    from cld.index.window import Window
-
-Look = Callable[[GuardedStore, URI, int], Awaitable["Window"]]
+Look = Callable[[GuardedStore, URI, int], Awaitable[Window]]
 """`cld.index.window.window` with what finds similar resources: the window of a resource, within a budget of tokens."""
 
 
