@@ -124,12 +124,15 @@ def test_what_was_said_already_is_left_out_with_where_it_was_said(tmp_path: Path
 def test_similar_resources_come_last_and_none_of_them_twice(tmp_path: Path) -> None:
     async def test(world: World) -> None:
         await world.put("cld:common.Text.style", "A report on ships and cargo begins with the list of ships.")
+        below = f"{TASK}/common.Message.draft"
+        await world.put(below, "Draft of the report on ships and cargo, from the list of ships.")
         await world.put("cld:common.Text.soup", "Boil the leeks until they are soft.")
         async with world.maintained():
             found = await window(world.mine, world.search.query, parse_uri(TASK))
             again = await window(world.mine, world.search.query, parse_uri(TASK))
         assert msgspec.json.encode(found) == msgspec.json.encode(again)
         uris = [part.uri for part in found.parts]
+        assert below not in uris  # its own work is no context from elsewhere
         assert len(uris) == len(set(uris))
         similar = [part.uri for part in found.parts if part.role == "similar"]
         assert similar[0] == "cld:common.Text.style" and uris[-len(similar) :] == similar

@@ -105,7 +105,7 @@ async def window(store: GuardedStore, find: Find | None, uri: URI, budget: int =
         await _take_outputs(store, filling, sibling)
     if find is not None and (question := text_of(own.resource).joined[:_QUESTION]):
         for hit in await find(store, question, limit=MAX_SIMILAR):
-            if hit.uri not in filling.met and not is_within(hit.uri, uri):
+            if not is_within(hit.uri, uri):
                 await _take(store, filling, "similar", hit.uri)
     return filling.window(uri)
 
