@@ -62,3 +62,18 @@ def test_the_command_line_searches_and_the_doctor_checks_the_index(tmp_path: Pat
     # Searching makes it true again.
     assert cld("search", "later", "--root", root).returncode == 0
     assert cld("doctor", "--index", "--root", root).returncode == 0
+
+
+def test_the_context_of_a_resource_is_what_is_around_it_and_like_it(tmp_path: Path) -> None:
+    trip = "cld:common.Conversation.trip"
+    with Server(tmp_path, "--tools", "all") as peer:
+        planted(peer)
+        peer.result("resource_put", uri=trip, content={"title": "Going to the island"})
+        peer.result("resource_put", uri=f"{trip}/common.Message.m1", content={"text": "When does the ferry leave?"})
+        wait_until(lambda: FERRY in hits(peer, "ferry"), "the index to be made")
+        found = peer.result("context_get", uri=f"{trip}/common.Message.m1")
+        roles = {part["uri"]: part["role"] for part in found["parts"]}
+        assert roles[trip] == "ancestor"
+        assert roles[f"{trip}/common.Message.m1"] == "self"
+        assert roles[FERRY] == "similar"
+        assert found["tokens"] <= found["budget"]

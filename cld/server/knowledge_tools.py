@@ -5,15 +5,17 @@ from importlib.util import find_spec
 
 from cld.guard import GuardedStore
 from cld.index.graph import Answer
+from cld.index.window import Window, window
 from cld.ingest import Limits
 from cld.runtime import Runtime
+from cld.server.context_tools import context_tools
 from cld.server.graph_tools import graph_tools
 from cld.server.ingest_tools import ingest_tools
 from cld.server.registry import Tool
 from cld.server.search_tools import SEARCH
 from cld.uri import URI
 
-_NEEDED = ("numpy", "wordllama", "pyoxigraph", "kreuzberg")
+_NEEDED = ("numpy", "wordllama", "pyoxigraph", "selectolax", "yaml", "kreuzberg")
 
 
 def knowledge_tools(runtime: Runtime) -> tuple[Sequence[Tool], Sequence[Tool]]:
@@ -25,4 +27,8 @@ def knowledge_tools(runtime: Runtime) -> tuple[Sequence[Tool], Sequence[Tool]]:
     async def ask(store: GuardedStore, sparql: str, prefix: URI) -> Answer:
         return await runtime.knowledge().graph(store, sparql, prefix)
 
-    return (SEARCH, *graph_tools(ask)), ingest_tools(settings.ingest.roots, settings.root_path, Limits())
+    async def look(store: GuardedStore, uri: URI, budget: int) -> Window:
+        return await window(store, runtime.knowledge().search, uri, budget)
+
+    more = (*context_tools(look), *ingest_tools(settings.ingest.roots, settings.root_path, Limits()))
+    return (SEARCH, *graph_tools(ask)), more
