@@ -25,7 +25,7 @@ from server_world import MODES, call, fail
 ROOT = Path(__file__).parent.parent
 SERVER = str(ROOT / "server.py")
 POLICIES = str(ROOT / "policies")
-CORE = ["resource_get", "resource_put", "resource_list", "resource_delete"]
+CORE = ["resource_get", "resource_put", "resource_list", "resource_delete", "search", "graph_query"]
 SECONDS = 20.0
 
 VERSION = "io.modelcontextprotocol/protocolVersion"
@@ -154,13 +154,13 @@ def test_a_host_may_look_before_it_shakes_hands(tmp_path: Path) -> None:
         assert found["_meta"]["io.modelcontextprotocol/serverInfo"]["name"] == "cld"
         assert found["resultType"] == "complete"
         assert started.shake_hands()["protocolVersion"] == "2025-11-25"
-        assert len(started.ask("tools/list")["result"]["tools"]) == 4
+        assert len(started.ask("tools/list")["result"]["tools"]) == len(CORE)
 
 
 def test_a_host_may_look_and_go_on_without_a_handshake(tmp_path: Path) -> None:
     with host(tmp_path) as started:
         first = started.ask("server/discover", _meta=ENVELOPE)["result"]
-        assert len(started.ask("tools/list", _meta=ENVELOPE)["result"]["tools"]) == 4
+        assert len(started.ask("tools/list", _meta=ENVELOPE)["result"]["tools"]) == len(CORE)
         # Now the SDK answers, and must not say anything else than we did before.
         assert started.ask("server/discover", _meta=ENVELOPE)["result"] == first
         refused = started.ask("initialize", protocolVersion="2025-11-25", capabilities={}, clientInfo={})
@@ -282,7 +282,7 @@ def test_stray_prints_and_children_do_not_get_between_the_messages(tmp_path: Pat
     )
     with Host([sys.executable, str(noisy)]) as started:
         started.shake_hands()
-        assert len(started.ask("tools/list")["result"]["tools"]) == 4
+        assert len(started.ask("tools/list")["result"]["tools"]) == len(CORE)
         assert started.process.stdin is not None and started.process.stderr is not None
         started.process.stdin.close()
         assert started.line() == b""
@@ -362,7 +362,7 @@ def test_it_ends_when_its_host_dies_although_stdin_stays_open(tmp_path: Path, sh
     stand_in.write_text("import subprocess, sys, time\nsubprocess.Popen(sys.argv[1:])\ntime.sleep(600)\n")
     with Host([sys.executable, str(stand_in), *shell, *command(tmp_path)]) as started:
         started.shake_hands()
-        assert len(started.ask("tools/list")["result"]["tools"]) == 4
+        assert len(started.ask("tools/list")["result"]["tools"]) == len(CORE)
         started.process.kill()
         # stdout ends when the last process that has it is gone: the server, and the shell above it.
         assert started.line() == b""
