@@ -30,7 +30,8 @@ RULES = Path(__file__).parent.parent / "policies"
 TEXT = "cld:common.Text.a"
 ALL = [
     "resource_get", "resource_put", "resource_list", "resource_delete", "search", "graph_query",
-    "resource_history", "resource_restore", "events_wait", "event_publish", "policy_explain", "ingest",
+    "resource_history", "resource_restore", "events_wait", "event_publish", "policy_explain", "context_get",
+    "ingest",
 ]  # fmt: skip
 
 
