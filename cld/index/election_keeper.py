@@ -11,7 +11,8 @@ from pathlib import Path
 from cld.errors import CldError, InvalidResource, ResourceNotFound
 from cld.guard import GuardedStore, GuardedSubscription
 from cld.index.election_history import FILE, TASK, History, history_of_tree
-from cld.index.graph_keeper import TAKE_OVER_SECONDS, Hear, held
+from cld.index.graph_keeper import TAKE_OVER_SECONDS, Hear
+from cld.index.lock import held
 from cld.uri import URI, type_of
 
 log = logging.getLogger(__name__)

@@ -7,10 +7,8 @@ search: neither waits for the other, and either is made anew without the other.
 
 import asyncio
 import contextlib
-import fcntl
 import logging
-import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import cast
@@ -19,11 +17,11 @@ from cld.errors import CldError, InvalidResource, ResourceNotFound
 from cld.guard import GuardedStore, GuardedSubscription
 from cld.index.graph_table import table_errors
 from cld.index.graph_writer import Broken, GraphWriter, Put
+from cld.index.lock import held, is_still_there
 from cld.uri import MAX_DEPTH, ROOT, URI
 
 log = logging.getLogger(__name__)
 
-LOCK = "lock"
 BATCH = 256
 TAKE_OVER_SECONDS = 0.5
 RECONCILE_SECONDS = 900.0
@@ -116,7 +114,7 @@ class GraphKeeper:
         """Raises OSError once the folder was removed: then it is made anew."""
         while True:
             await asyncio.sleep(1)
-            if not _is_ours(self._folder / LOCK, descriptor):
+            if not is_still_there(self._folder, descriptor):
                 raise FileNotFoundError(f"{self._folder} was removed")
 
     @asynccontextmanager
@@ -190,31 +188,6 @@ async def apply(writer: GraphWriter, store: GuardedStore, uris: Sequence[URI]) -
                 puts.append(stored)
     if puts or gone:
         await writer.apply(puts, gone)
-
-
-@contextlib.contextmanager
-def held(folder: Path) -> Generator[int | None]:
-    """The descriptor of the folder's lock while it is held; None where another process holds it."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = folder / LOCK
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-        else:
-            yield descriptor if _is_ours(path, descriptor) else None
-    finally:
-        os.close(descriptor)
-
-
-def _is_ours(path: Path, descriptor: int) -> bool:
-    """Whether the locked file is still the one that others would lock."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _first(error: Exception) -> Exception:
