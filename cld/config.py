@@ -1,4 +1,9 @@
-"""Settings: one frozen object, read once at start and passed explicitly. Flags beat environment beats file."""
+"""Settings: one frozen object, read once at start and passed explicitly.
+
+Flags beat the environment, which beats the `cld.toml` beside the tree, which beats the user's own file. The one
+beside the tree may have come with somebody else's tree: it cannot name what runs programs, opens folders, sends
+texts away or says who is who (`OWN`).
+"""
 
 import os
 import tomllib
@@ -38,7 +43,7 @@ class Watch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PolicySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`on_error` says what a bad edit while running does; `opa` is the compiler's path, never from `cld.toml`."""
+    """`on_error` says what a bad edit while running does; `opa` is the compiler's path."""
 
     on_error: Literal["last_good", "deny_all"] = "last_good"
     timeout_ms: Positive = 100
@@ -124,14 +129,19 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 ENVIRONMENT = {"root": "CLD_ROOT", "policies": "CLD_POLICIES", "principal": "CLD_PRINCIPAL", "tools": "CLD_TOOLS"}
 
 OPA = "CLD_OPA"
-"""The compiler of the rules, which is a program to run and so is set nowhere else."""
+"""The compiler of the rules, as in `policy.opa`."""
+
+CONFIG = "CLD_CONFIG"
+"""The user's own file, where that is not `cld/cld.toml` in the user's configuration folder."""
+
+OWN = ("policy.opa", "index.model", "index.api_base", "ingest.roots", "auth")
+"""Settings, or whole tables of them, that only the user's own file and the environment can give."""
 
 
 def load_settings(flags: Mapping[str, str | None], environment: Mapping[str, str] = os.environ) -> Settings:
-    """The settings that flags, environment and the `cld.toml` beside the root give together.
+    """The settings that flags, environment, the `cld.toml` beside the root and the user's own file give together.
 
-    A flag that is None was not given. `cld.toml` may not set the root it lies beside, and names no program to
-    run: it may have come with somebody else's tree.
+    A flag that is None was not given. Neither file may set the root, and that beside it nothing of `OWN`.
 
     Raises:
         ConfigError: naming the file or variable and what does not fit.
@@ -139,18 +149,45 @@ def load_settings(flags: Mapping[str, str | None], environment: Mapping[str, str
     given: dict[str, Any] = {name: environment[var] for name, var in ENVIRONMENT.items() if environment.get(var)}
     given.update({name: value for name, value in flags.items() if value is not None})
     root = str(given.get("root", Settings().root))
-    file = _expanded(root).parent / "cld.toml" if "://" not in root else Path("cld.toml")
-    written = _read(file)
-    if "root" in written:
-        raise ConfigError(f"{file} sets root, but lies beside it; use --root or CLD_ROOT")
-    # Each by itself, so that the message can say which of the two to mend.
-    if _convert(written, str(file)).policy.opa:
-        raise ConfigError(f"{file} sets policy.opa, but a file beside a tree names no program to run; set {OPA}")
+    own_file = own_settings(environment)
+    own = _read(own_file, must_be=bool(environment.get(CONFIG)))
+    beside_file = _expanded(root).parent / "cld.toml" if "://" not in root else Path("cld.toml")
+    beside = _read(beside_file) if beside_file.absolute() != own_file else {}
+    for file, written in ((own_file, own), (beside_file, beside)):
+        if "root" in written:
+            raise ConfigError(f"{file} sets root; use --root or CLD_ROOT")
+        # Each by itself, so that the message can say which to mend.
+        _convert(written, str(file))
+    for name in OWN:
+        table, _, key = name.partition(".")
+        if table in beside and (not key or key in beside[table]):
+            raise ConfigError(
+                f"{beside_file} sets {name}, which a file that may have come with a tree cannot; "
+                f"set it in {own_file}, or name a file of yours by {CONFIG}"
+            )
+    merged = _over(_over(own, beside), given)
     if environment.get(OPA):
-        given["policy"] = {**written.get("policy", {}), "opa": environment[OPA]}
-    settings = _convert({**written, **given}, f"a flag or one of {', '.join((*ENVIRONMENT.values(), OPA))}")
+        merged = _over(merged, {"policy": {"opa": environment[OPA]}})
+    settings = _convert(merged, f"a flag or one of {', '.join((*ENVIRONMENT.values(), OPA))}")
     _expanded(settings.policies)
     return settings
+
+
+def own_settings(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where the user's own settings lie, whether or not there are any."""
+    if named := environment.get(CONFIG):
+        return _expanded(named)
+    folder = environment.get("XDG_CONFIG_HOME") or "~/.config"
+    return _expanded(folder) / "cld" / "cld.toml"
+
+
+def _over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid over `under`, tables key by key."""
+    merged = {**under, **over}
+    for name in under.keys() & over.keys():
+        if isinstance(under[name], dict) and isinstance(over[name], dict):
+            merged[name] = {**under[name], **over[name]}
+    return merged
 
 
 def _expanded(path: str) -> Path:
@@ -160,10 +197,12 @@ def _expanded(path: str) -> Path:
         raise ConfigError(f"{path!r} is no path: {error}") from error
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path, *, must_be: bool = False) -> dict[str, Any]:
     try:
         text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if must_be:
+            raise ConfigError(f"{CONFIG} names {file}, which is not there") from error
         return {}
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from error

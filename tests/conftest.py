@@ -1,11 +1,17 @@
 """Fixtures every test file shares."""
 
+import os
+
 import pytest
 from hypothesis import settings
 
 # How long one example takes says something about the machine, not about the code.
 settings.register_profile("cld", deadline=None)
 settings.load_profile("cld")
+
+# No test may depend on the settings of whoever runs it.
+os.environ["XDG_CONFIG_HOME"] = os.devnull
+os.environ.pop("CLD_CONFIG", None)
 
 # The contract suite is imported by test files, and its assertions should say as much as theirs.
 pytest.register_assert_rewrite("store_contract", "store_model")

@@ -12,7 +12,7 @@ from cli_process import PROJECT, Pty, environment
 
 from cld.cli.exits import MEANINGS
 from cld.cli.hosts import HOSTS
-from cld.config import Settings, load_settings
+from cld.config import OWN, Settings, load_settings
 from cld.resource import decode
 from cld.uri import parse_uri
 
@@ -93,6 +93,8 @@ def test_every_setting_and_its_default_are_told_and_the_example_holds(tmp_path: 
             row = next(line for line in told.splitlines() if line.startswith("| `--root`"))
         if name == "policy.opa":
             row = next(line for line in told.splitlines() if line.startswith("| | `CLD_OPA`"))
+        if row is not None:
+            assert ("| *own*: " in row) == (name in OWN or name.split(".")[0] in OWN), name
         assert row is not None, name
         assert shown(default) in [cell.strip() for cell in row.split("|")], name
     example = next(block["body"] for block in FENCED.finditer(told) if block["kind"] == "toml")

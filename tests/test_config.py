@@ -75,6 +75,11 @@ def test_every_setting_can_be_written_in_the_file(folder: Path) -> None:
         [policy]
         on_error = "deny_all"
         timeout_ms = 50
+        """
+    )
+    own = folder / "own.toml"
+    own.write_text(
+        """
         [auth]
         jwks_url = "https://example.org/jwks"
         algorithms = ["RS256"]
@@ -82,7 +87,7 @@ def test_every_setting_can_be_written_in_the_file(folder: Path) -> None:
         allowed_hosts = ["example.org"]
         """
     )
-    settings = load_settings({}, {})
+    settings = load_settings({}, {"CLD_CONFIG": str(own)})
     assert settings.principal == "user:ada" and settings.durability == "file" and settings.http == "127.0.0.1:8000"
     assert settings.limits.body_bytes == 1000
     assert (settings.history.keep, settings.history.days) == (5, 7)
@@ -107,7 +112,7 @@ def test_every_setting_can_be_written_in_the_file(folder: Path) -> None:
         ("[policy]\ntimeout_ms = -1", "- at `$.policy.timeout_ms`"),
         ("[policy]\non_error = 'allow'", "Invalid enum value 'allow'"),
         ("durability = 'some'", "Invalid enum value 'some' - at `$.durability`"),
-        ("root = 'elsewhere'", "sets root, but lies beside it; use --root or CLD_ROOT"),
+        ("root = 'elsewhere'", "sets root; use --root or CLD_ROOT"),
         ("tools = ", "is no TOML"),
         ("tools = 'a'\ntools = 'b'", "is no TOML"),
     ],
@@ -120,14 +125,50 @@ def test_what_does_not_fit_is_named_with_its_file(folder: Path, written: str, sa
     assert str(caught.value).startswith(str(folder / "cld.toml"))
 
 
-def test_the_compiler_is_named_by_the_environment_and_never_by_a_file_beside_a_tree(folder: Path) -> None:
-    (folder / "cld.toml").write_text("[policy]\ntimeout_ms = 50")
-    settings = load_settings({}, {"CLD_OPA": "/opt/opa"})
+def test_the_users_own_file_gives_what_nothing_else_says(folder: Path) -> None:
+    own = folder / "config" / "cld" / "cld.toml"
+    own.parent.mkdir(parents=True)
+    own.write_text("tools = 'all'\nprincipal = 'user:ada'\n[history]\nkeep = 5\ndays = 7\n")
+    environment = {"XDG_CONFIG_HOME": str(folder / "config")}
+    assert load_settings({}, environment).tools == "all"
+    (folder / "cld.toml").write_text("tools = 'core'\n[history]\nkeep = 6\n")
+    settings = load_settings({"principal": "user:grace"}, environment)
+    assert (settings.tools, settings.principal) == ("core", "user:grace")
+    assert (settings.history.keep, settings.history.days) == (6, 7), "tables are laid over one another key by key"
+
+
+def test_the_users_own_file_must_be_there_where_it_is_named(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"CLD_CONFIG names .*own\.toml, which is not there"):
+        load_settings({}, {"CLD_CONFIG": str(folder / "own.toml")})
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("[policy]\nopa = '/tmp/theirs'", "policy.opa"),
+        ("[index]\nmodel = 'openai/some'", "index.model"),
+        ("[index]\napi_base = 'https://example.org'", "index.api_base"),
+        ("[ingest]\nroots = ['/']", "ingest.roots"),
+        ("[auth]\nlocal_principal = true", "auth"),
+        ("[auth]", "auth"),
+    ],
+)
+def test_a_file_that_may_have_come_with_a_tree_names_no_programs_folders_places_or_keys(
+    folder: Path, written: str, name: str
+) -> None:
+    (folder / "cld.toml").write_text(written)
+    with pytest.raises(ConfigError, match=rf"cld\.toml sets {name}, .*set it in .*own\.toml") as caught:
+        (folder / "own.toml").write_text("")
+        load_settings({}, {"CLD_CONFIG": str(folder / "own.toml"), "CLD_OPA": "/opt/opa"})
+    assert "CLD_CONFIG" in str(caught.value)
+    # A file the user names as theirs may, also where it lies beside the tree.
+    load_settings({}, {"CLD_CONFIG": str(folder / "cld.toml")})
+
+
+def test_the_environment_names_the_compiler_before_any_file(folder: Path) -> None:
+    (folder / "own.toml").write_text("[policy]\ntimeout_ms = 50\nopa = '/usr/bin/opa'")
+    settings = load_settings({}, {"CLD_CONFIG": str(folder / "own.toml"), "CLD_OPA": "/opt/opa"})
     assert (settings.policy.opa, settings.policy.timeout_ms) == ("/opt/opa", 50)
-    (folder / "cld.toml").write_text("[policy]\nopa = '/tmp/theirs'")
-    for environment in ({}, {"CLD_OPA": "/opt/opa"}):
-        with pytest.raises(ConfigError, match=r"cld\.toml sets policy\.opa.*set CLD_OPA"):
-            load_settings({}, environment)
 
 
 def test_a_faulty_file_is_named_even_where_a_flag_would_beat_it(folder: Path) -> None:

@@ -72,7 +72,9 @@ def command(folder: Path, *more: str) -> list[str]:
 
 @contextlib.contextmanager
 def serving(folder: Path, *more: str) -> Generator[Server]:
-    process = subprocess.Popen(command(folder, *more), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command(folder, *more), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment(folder)
+    )
     assert process.stderr is not None
     said = b""
     try:
@@ -332,7 +334,15 @@ async def test_what_other_machines_can_reach_is_not_served_without_tokens(tmp_pa
 async def test_with_tokens_other_machines_must_be_told_the_names_to_use(tmp_path: Path) -> None:
     configure(tmp_path)
     arguments = command(tmp_path, "--http", "0.0.0.0:0")
-    done = subprocess.run(arguments, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(
+        arguments,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+        env=environment(tmp_path),
+    )
     assert done.returncode != 0 and "allowed_hosts" in done.stderr
 
 

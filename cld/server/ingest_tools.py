@@ -50,7 +50,7 @@ def ingest_tools(roots: Sequence[str], tree: Path | None, limits: Limits) -> Seq
     async def handle(call: Call, args: Ingest) -> Reply:
         if not folders:
             raise ConfigError(
-                "no folder may be taken in by tools; name those that may in cld.toml, as in"
+                "no folder may be taken in by tools; name those that may in your own settings (docs/settings.md), as in"
                 ' [ingest] roots = ["/home/ada/documents"], or use cld ingest'
             )
         paths = folders if args.paths is UNSET else [_among(folders, path) for path in args.paths]
