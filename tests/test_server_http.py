@@ -70,6 +70,12 @@ def command(folder: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
+def environment(folder: Path) -> dict[str, str]:
+    """With the settings in `folder`, if there are any, as the user's own."""
+    file = folder / "cld.toml"
+    return {**os.environ, "CLD_CONFIG": str(file)} if file.exists() else dict(os.environ)
+
+
 @contextlib.contextmanager
 def serving(folder: Path, *more: str) -> Generator[Server]:
     process = subprocess.Popen(
