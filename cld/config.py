@@ -43,11 +43,15 @@ class Watch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PolicySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`on_error` says what a bad edit while running does; `opa` is the compiler's path."""
+    """`on_error` says what a bad edit while running does; `opa` is the compiler's path.
+
+    `log_bytes` is how large the decision log may become in all; the oldest files go first.
+    """
 
     on_error: Literal["last_good", "deny_all"] = "last_good"
     timeout_ms: Positive = 100
     opa: str = ""
+    log_bytes: Annotated[int, msgspec.Meta(ge=1024 * 1024)] = 4 * 1024**3
 
 
 class Http(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,11 +78,24 @@ class Index(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which embedding search uses: `wordllama`, which needs no network, or any that litellm knows.
 
     `api_base` is where it is served, if not at its provider's usual place; keys come from the environment.
+    `reconcile_seconds` is how often every index, the graph's included, is compared with all of the tree.
     """
 
     model: str = "wordllama"
     api_base: str = ""
     dimensions: Annotated[int, msgspec.Meta(ge=0)] = 0
+    reconcile_seconds: Seconds = 900.0
+
+
+class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Bounds of one query, how many run at once, and how long a caller's dataset is kept for the next one."""
+
+    seconds: Seconds = 10.0
+    rows: Positive = 1000
+    result_bytes: Positive = 1024 * 1024
+    memory_bytes: Annotated[int, msgspec.Meta(ge=1024 * 1024)] = 512 * 1024 * 1024
+    workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
+    idle_seconds: Seconds = 30.0
 
 
 class Ingest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -102,6 +119,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     policy: PolicySettings = PolicySettings()
     auth: Http = Http()
     index: Index = Index()
+    graph: Graph = Graph()
     ingest: Ingest = Ingest()
 
     @property

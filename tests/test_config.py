@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cld.config import ENVIRONMENT, Settings, load_settings
+from cld.config import ENVIRONMENT, Graph, Settings, load_settings
 from cld.errors import ConfigError
 from cld.resource import MAX_BYTES
 
@@ -75,6 +75,17 @@ def test_every_setting_can_be_written_in_the_file(folder: Path) -> None:
         [policy]
         on_error = "deny_all"
         timeout_ms = 50
+        log_bytes = 2000000
+        [index]
+        reconcile_seconds = 60
+        dimensions = 128
+        [graph]
+        seconds = 2.5
+        rows = 10
+        result_bytes = 1000
+        memory_bytes = 100000000
+        workers = 1
+        idle_seconds = 3
         """
     )
     own = folder / "own.toml"
@@ -93,6 +104,9 @@ def test_every_setting_can_be_written_in_the_file(folder: Path) -> None:
     assert (settings.history.keep, settings.history.days) == (5, 7)
     assert (settings.watch.source, settings.watch.reconcile_seconds, settings.watch.poll_seconds) == ("poll", 60, 0.5)
     assert (settings.policy.on_error, settings.policy.timeout_ms) == ("deny_all", 50)
+    assert settings.policy.log_bytes == 2_000_000
+    assert (settings.index.reconcile_seconds, settings.index.dimensions) == (60, 128)
+    assert settings.graph == Graph(2.5, 10, 1000, 100_000_000, 1, 3)
     assert (settings.auth.algorithms, settings.auth.audience) == (("RS256",), "tree")
     assert settings.auth.allowed_hosts == ("example.org",)
     assert settings.policies_path == folder / "rules"
@@ -111,6 +125,16 @@ def test_every_setting_can_be_written_in_the_file(folder: Path) -> None:
         ("[watch]\npoll_seconds = inf", "`float` <= 86400.0 - at `$.watch.poll_seconds`"),
         ("[policy]\ntimeout_ms = -1", "- at `$.policy.timeout_ms`"),
         ("[policy]\non_error = 'allow'", "Invalid enum value 'allow'"),
+        ("[policy]\nlog_bytes = 1000", "`int` >= 1048576 - at `$.policy.log_bytes`"),
+        ("[index]\nreconcile_seconds = 0", "`float` > 0.0 - at `$.index.reconcile_seconds`"),
+        ("[graph]\nsecond = 1", "unknown field `second` - at `$.graph`"),
+        ("[graph]\nseconds = 0", "`float` > 0.0 - at `$.graph.seconds`"),
+        ("[graph]\nrows = 0", "`int` >= 1 - at `$.graph.rows`"),
+        ("[graph]\nresult_bytes = 0.5", "- at `$.graph.result_bytes`"),
+        ("[graph]\nmemory_bytes = 512", "`int` >= 1048576 - at `$.graph.memory_bytes`"),
+        ("[graph]\nworkers = 0", "`int` >= 1 - at `$.graph.workers`"),
+        ("[graph]\nworkers = 1000", "`int` <= 64 - at `$.graph.workers`"),
+        ("[graph]\nidle_seconds = 'long'", "Expected `float`, got `str` - at `$.graph.idle_seconds`"),
         ("durability = 'some'", "Invalid enum value 'some' - at `$.durability`"),
         ("root = 'elsewhere'", "sets root; use --root or CLD_ROOT"),
         ("tools = ", "is no TOML"),
