@@ -20,6 +20,8 @@ Durability = Literal["none", "file", "full"]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 
+_MEGABYTE = 1024 * 1024
+
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bounds on single resources."""
@@ -98,10 +100,26 @@ class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     idle_seconds: Seconds = 30.0
 
 
-class Ingest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`roots` are the folders that the tool `ingest` may read; the command reads what its user may."""
+class IngestLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one file may cost before it is given up, and how much of a folder is looked at.
 
-    roots: tuple[str, ...] = ()
+    `memory_bytes` bounds the address space of a converting process; with less than the least its libraries do
+    not load.
+    """
+
+    file_bytes: Annotated[int, msgspec.Meta(ge=1, le=1024 * _MEGABYTE)] = 64 * _MEGABYTE
+    text_characters: Annotated[int, msgspec.Meta(ge=1, le=256 * _MEGABYTE)] = 16 * _MEGABYTE
+    passages: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 20_000
+    seconds: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 60.0
+    memory_bytes: Annotated[int, msgspec.Meta(ge=256 * _MEGABYTE)] = 1536 * _MEGABYTE
+    files: Positive = 1_000_000
+    depth: Annotated[int, msgspec.Meta(ge=1, le=128)] = 64
+
+
+class Ingest(IngestLimits, frozen=True, forbid_unknown_fields=True):
+    """`roots` are the folders that the tool `ingest` may read, as whole paths; the command reads what its user may."""
+
+    roots: tuple[Annotated[str, msgspec.Meta(pattern=r"^([/~]|[A-Za-z]:[/\\])")], ...] = ()
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -187,7 +205,8 @@ def load_settings(flags: Mapping[str, str | None], environment: Mapping[str, str
     if environment.get(OPA):
         merged = _over(merged, {"policy": {"opa": environment[OPA]}})
     settings = _convert(merged, f"a flag or one of {', '.join((*ENVIRONMENT.values(), OPA))}")
-    _expanded(settings.policies)
+    for path in (settings.policies, *settings.ingest.roots):
+        _expanded(path)
     return settings
 
 
