@@ -63,6 +63,9 @@ class ListJournal:
     def filtered(self, *line: Any) -> None:
         self._write(line)
 
+    def counted(self, *line: Any) -> None:
+        self._write(("counted", *line))
+
     def _write(self, line: tuple[Any, ...]) -> None:
         if self.broken:
             raise PolicyError("the decision log cannot be written; free some space")

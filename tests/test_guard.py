@@ -236,6 +236,55 @@ async def test_an_event_that_could_not_be_decided_on_is_not_lost(store: Store) -
     assert await heard.next(0) is None
 
 
+async def test_events_that_could_not_be_decided_on_together_are_not_lost(store: Store) -> None:
+    journal = ListJournal()
+    rule: Rule = lambda p, action, uri, meta: uri != B  # noqa: E731
+    mine = GuardedStore(Guard(ADA, TablePolicy(rule), journal), store, Schemas(_no_schema), Context())
+
+    async def nobody(_: Subscription) -> None:
+        pass
+
+    subscription = Subscription(ROOT, None, None, nobody, nobody)
+    heard = GuardedSubscription(mine, subscription)
+    for uri in (A, B, A1, A2):
+        subscription.offer(Event("put", uri, "v", "test", "t", "e"))
+    journal.broken = True
+    for _ in range(2):
+        with pytest.raises(PolicyError):
+            await heard.batch(3)
+    journal.broken = False
+    assert [event.uri for event in await heard.batch(3)] == [A, A1]
+    assert [line[1] for line in journal.lines] == ["subscribe", "read"], "one line for all"
+    assert [event.uri for event in await heard.batch(3)] == [A2]
+    subscription.offer(Event("put", B, "v", "test", "t", "e"))
+    await subscription.aclose()
+    assert await heard.batch(3) == (), "what may not be heard ends nobody's waiting"
+
+
+@pytest.mark.parametrize("needs_meta", [False, True])
+async def test_getting_many_gives_what_getting_each_gives_and_opens_nothing_denied(
+    store: Store, tmp_path: Path, needs_meta: bool
+) -> None:
+    await fill(store, A, A1, A2, B)
+    (tmp_path / "resources" / f"{A1}.json").write_text("{")
+    watched = Touches(store)
+    rule: Rule = lambda p, action, uri, meta: uri != B and (meta is None or meta.get("purpose") != "secret")  # noqa: E731
+    mine = guarded(watched, rule, needs_meta=needs_meta)  # type: ignore[arg-type]
+    if needs_meta:
+        await store.put(Draft(A2, {}, Meta(purpose="secret")), by="user:setup", if_version="*")
+    found = await mine.get_each([A, A1, A2, B, B1])
+    calls = list(watched.calls)
+    for uri, one in zip((A, A1, A2, B, B1), found, strict=True):
+        try:
+            assert one == await mine.get(uri)
+        except InvalidResource as error:
+            assert isinstance(one, InvalidResource) and str(one) == str(error)
+        except ResourceNotFound:
+            assert one is None
+    assert found[3] is None and (found[2] is None) == needs_meta
+    assert needs_meta or len(calls) == 4, "B is denied and not opened"
+
+
 async def test_one_who_may_write_but_not_read_is_not_told_the_version(store: Store) -> None:
     await fill(store, A)
     mine = guarded(store, lambda p, action, uri, meta: action == "write")

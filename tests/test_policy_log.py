@@ -1,5 +1,7 @@
 """The decision log, its replay, and explanations."""
 
+import datetime
+import hashlib
 import os
 import shutil
 import subprocess
@@ -15,10 +17,10 @@ from cld.errors import PolicyError
 from cld.guard import Guard
 from cld.policy import Context
 from cld.policy.explain import explain, replay
-from cld.policy.log import DecisionLog, log_files
+from cld.policy.log import EXAMPLES, DecisionLog, log_files
 from cld.policy.rego import RegoPolicy
 from cld.principal import Principal
-from cld.uri import parse_uri
+from cld.uri import URI, parse_uri
 
 NOTE = parse_uri("cld:common.Conversation.c1/common.Message.m1")
 OTHER = parse_uri("cld:common.Conversation.c2/common.Message.m1")
@@ -68,6 +70,100 @@ def test_a_filter_is_one_line_with_uris_and_answers(folder: Folder, log: Decisio
     assert line["allowed"] == [True, False]
     assert line["filter"]["context"]["tool"] == "resource_list"
     assert line["revision"] == policy.revision
+
+
+def many(count: int) -> list[URI]:
+    texts = [parse_uri(f"cld:common.Text.t{number:04}") for number in range(count)]
+    return [*texts, parse_uri("cld:cld.Namespace.docs/plan.Task.last")]
+
+
+def test_a_brief_filter_of_many_is_one_line_of_bounded_size_that_says_how_many_and_which_by_digest(
+    folder: Folder, log: DecisionLog
+) -> None:
+    hidden = {f"cld:common.Text.t{number:04}": {"deny": ["read"]} for number in range(0, 900, 2)}
+    folder.write_data(
+        {
+            "grants": {"user:ada": {"cld:": {"allow": ["read"], "namespaces": True}}},
+            "denies": {"user:ada": hidden},
+        }
+    )
+    guard = Guard(ADA, folder.open(), log, brief=True)
+    uris = many(900)
+    allowed = guard.filter("read", uris, Context(tool="index"))
+    (line,) = lines(log)
+    assert line["count"]["principal"]["id"] == ADA.id and line["count"]["action"] == "read"
+    assert line["count"]["context"]["tool"] == "index"
+    for group, answer in zip(line["groups"], (True, False), strict=True):
+        mine = [uri for uri, may in zip(uris, allowed, strict=True) if may is answer]
+        assert (group["allow"], group["count"]) == (answer, len(mine))
+        assert group["sha256"] == hashlib.sha256("\n".join(mine).encode()).hexdigest()
+        assert len(group["examples"]) == EXAMPLES and set(group["examples"]) <= set(mine)
+    assert uris[-1] in line["groups"][0]["examples"], "each namespace and type has an example"
+    assert len(msgspec.json.encode(line)) < 2000
+
+
+def test_a_brief_filter_of_a_few_names_them_all(folder: Folder, log: DecisionLog) -> None:
+    guard = Guard(LOCAL, folder.open(), log, brief=True)
+    guard.filter("read", many(EXAMPLES - 1), Context())
+    guard.filter("read", many(EXAMPLES), Context())
+    few, more = lines(log)
+    assert few["filter"]["uris"] == many(EXAMPLES - 1)
+    assert more["groups"][0]["count"] == EXAMPLES + 1
+
+
+def test_a_guard_that_is_not_brief_names_all_unless_asked_not_to(folder: Folder, log: DecisionLog) -> None:
+    guard = Guard(LOCAL, folder.open(), log)
+    guard.filter("read", many(50), Context())
+    guard.filter("read", many(50), Context(), brief=True)
+    named, counted = lines(log)
+    assert named["filter"]["uris"] == many(50)
+    assert counted["groups"][0]["count"] == 51
+
+
+def test_replay_decides_on_the_examples_of_what_was_counted(folder: Folder, log: DecisionLog, tmp_path: Path) -> None:
+    Guard(LOCAL, folder.open(), log, brief=True).filter("read", many(100), Context())
+    other = Folder(tmp_path / "other")
+    other.write_data(
+        {
+            "members": {"user:local": ["owner"]},
+            "grants": {"role:owner": {"cld:": {"allow": ["*"], "types": ["*"], "namespaces": True}}},
+            "denies": {"user:local": {"cld:cld.Namespace.docs": {"deny": ["read"]}}},
+        }
+    )
+    assert list(replay(log.folder, folder.open())) == []
+    assert [(one.uri, one.before, one.after) for one in replay(log.folder, other.open())] == [
+        ("cld:cld.Namespace.docs/plan.Task.last", True, False)
+    ]
+
+
+def test_replay_gives_rules_the_metas_of_the_examples(log: DecisionLog) -> None:
+    metas: list[Any] = [{"purpose": f"p{number}"} for number in range(20)]
+    uris = many(19)
+    log.counted(LOCAL, "read", uris, Context(), metas, [number > 3 for number in range(20)], "r")
+    (line,) = lines(log)
+    for group in line["groups"]:
+        assert group["metas"] == [metas[uris.index(parse_uri(uri))] for uri in group["examples"]]
+
+
+def test_the_log_as_a_whole_stays_below_its_bound_and_the_oldest_goes_first(folder: Folder, tmp_path: Path) -> None:
+    place = tmp_path / "log"
+    place.mkdir()
+    today = datetime.datetime.now(datetime.UTC).date()
+    days = [today - datetime.timedelta(days=back) for back in (3, 2, 1)]
+    for day in days:
+        (place / f"decisions-{day:%Y%m%d}.jsonl").write_text("{}\n" * 100_000)
+    log = DecisionLog(place, total_bytes=1_000_000)
+    guard = Guard(LOCAL, folder.open(), log)
+    guard.decide("read", NOTE, Context())
+    assert [file.name[10:18] for file in log_files(place)] == [f"{day:%Y%m%d}" for day in (*days[1:], today)]
+    largest = 0
+    for _ in range(150):
+        guard.filter("read", many(200), Context())
+        largest = max(largest, sum(file.stat().st_size for file in log_files(place)))
+    log.close()
+    assert largest < 1_000_000
+    assert {file.name[10:18] for file in log_files(place)} == {f"{today:%Y%m%d}"}
+    assert len(lines(log)) > 50, "most of the room is used"
 
 
 def test_secrets_are_not_logged(folder: Folder, log: DecisionLog) -> None:
@@ -124,7 +220,7 @@ from pathlib import Path
 from cld.policy import Context, Decision
 from cld.policy.log import DecisionLog
 from cld.principal import parse_principal
-from cld.uri import parse_uri
+from cld.uri import URI, parse_uri
 log = DecisionLog(Path(sys.argv[1]), max_bytes=100_000)
 for number in range(300):
     decision = Decision(allow=True, reasons=("x" * (number * 7 % 900),))

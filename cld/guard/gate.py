@@ -33,14 +33,32 @@ class Journal(Protocol):
         revision: str,
     ) -> None: ...
 
+    def counted(
+        self,
+        principal: Principal,
+        action: Action,
+        uris: Sequence[URI],
+        context: Context,
+        metas: Sequence[Metas] | None,
+        allowed: Sequence[bool],
+        revision: str,
+    ) -> None:
+        """As `filtered`, in room that does not grow with the number of `uris`."""
+        ...
+
 
 class Guard:
-    """What one principal may do under one policy, each answer written to the journal."""
+    """What one principal may do under one policy, each answer written to the journal.
 
-    def __init__(self, principal: Principal, policy: Policy, journal: Journal) -> None:
+    With `brief`, filters of many resources are counted there instead of named one by one: for what reads
+    everything again and again.
+    """
+
+    def __init__(self, principal: Principal, policy: Policy, journal: Journal, *, brief: bool = False) -> None:
         self.principal = principal
         self._policy = policy
         self._journal = journal
+        self._brief = brief
         self._chain = principal.chain()
 
     @property
@@ -83,16 +101,23 @@ class Guard:
         return decision
 
     def filter(
-        self, action: Action, uris: Sequence[URI], context: Context, metas: Sequence[Metas] | None = None
+        self,
+        action: Action,
+        uris: Sequence[URI],
+        context: Context,
+        metas: Sequence[Metas] | None = None,
+        *,
+        brief: bool = False,
     ) -> list[bool]:
         """For each of `uris` what `allows` would say, in one evaluation a principal of the chain."""
+        write = self._journal.counted if brief or self._brief else self._journal.filtered
         allowed = [True] * len(uris)
         for principal in self._chain:
             if not uris:
                 break
             known = None if metas is None else [meta or {} for meta in metas]
             one = self._policy.filter(principal, action, uris, context, known)
-            self._journal.filtered(principal, action, uris, context, metas, one, self._policy.revision)
+            write(principal, action, uris, context, metas, one, self._policy.revision)
             allowed = [a and b for a, b in zip(allowed, one, strict=True)]
         return allowed
 

@@ -1,6 +1,6 @@
 """The guarded store: the six verbs of a store, each decided before anything is opened."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Any, cast
@@ -10,8 +10,9 @@ from anyio.lowlevel import checkpoint
 
 from cld.errors import AccessDenied, ApprovalRequired, Conflict, InvalidResource, ResourceNotFound
 from cld.events import Event
+from cld.events.pace import Pace
 from cld.guard.gate import Guard, Metas
-from cld.policy import Context, Decision
+from cld.policy import Action, Context, Decision
 from cld.resource import Draft, Meta
 from cld.schema import Schemas
 from cld.store import DEFAULT_LIMIT, MAX_LIMIT, Capabilities, Page, Revision, Store, Stored
@@ -83,6 +84,24 @@ class GuardedStore:
         if not all(self.may_read(uri, meta) for meta in metas):
             raise ResourceNotFound(uri, version)
         return stored
+
+    async def get_each(self, uris: Sequence[URI]) -> Sequence[Stored | InvalidResource | None]:
+        """What `get` gives for each of `uris`, decided together: None for not found, the error for what is invalid."""
+        pace = Pace()
+        if not self.guard.needs_meta:
+            allowed = self.guard.filter("read", uris, self.context)
+            return [await self._there(uri, pace) if may else None for uri, may in zip(uris, allowed, strict=True)]
+        found = [await self._there(uri, pace) for uri in uris]
+        at = [place for place, one in enumerate(found) if one is not None]
+        metas = [
+            _plain(one.resource.meta)
+            if isinstance(one := found[place], Stored)
+            else await self._known_meta(uris[place])
+            for place in at
+        ]
+        allowed = self.guard.filter("read", [uris[place] for place in at], self.context, metas)
+        readable = {place for place, may in zip(at, allowed, strict=True) if may}
+        return [one if place in readable else None for place, one in enumerate(found)]
 
     async def put(self, draft: Draft, *, if_version: str | None = None) -> Stored:
         """As `Store.put`, written by the guard's principal, once the content fits its schema.
@@ -183,7 +202,8 @@ class GuardedStore:
     ) -> Entries:
         """`list` with each resource's version and time; reads only the files of the page."""
         page = await self.list(prefix, type=type, depth=depth, cursor=cursor, limit=limit)
-        rows = [row for uri in page.uris if (row := await self._entry(uri)) is not None]
+        pace = Pace()
+        rows = [row for uri in page.uris if (row := await self._entry(uri, pace)) is not None]
         return Entries(entries=tuple(rows), cursor=page.cursor)
 
     async def history(self, uri: URI) -> Sequence[Revision]:
@@ -217,27 +237,51 @@ class GuardedStore:
 
     async def may_hear(self, event: Event) -> bool:
         """Whether this principal may be told of `event` now, so that a revoked right stops the news."""
-        meta = (await self._metas_of_change(event.uri, None))[0]
+        meta = await self._known_meta(event.uri)
         return self.guard.allows("subscribe", event.uri, self.context, meta) and self.may_read(event.uri, meta)
 
-    async def readable(self, uris: Sequence[URI]) -> Sequence[URI]:
-        """Those of `uris` that may be both read and listed, in their order, whether or not they are there."""
-        metas = [(await self._metas_of_change(uri, None))[0] for uri in uris] if self.guard.needs_meta else None
-        read = self.guard.filter("read", uris, self.context, metas)
-        kept = [index for index, allowed in enumerate(read) if allowed]
-        listed = self.guard.filter(
-            "list", [uris[i] for i in kept], self.context, None if metas is None else [metas[i] for i in kept]
-        )
-        return [uris[index] for index, allowed in zip(kept, listed, strict=True) if allowed]
+    async def may_hear_each(self, events: Iterable[Event]) -> Sequence[Event]:
+        """Those of `events` that `may_hear`, decided together."""
+        asked = list(events)
+        return [asked[place] for place in await self._allowed(("subscribe", "read"), [one.uri for one in asked])]
 
-    async def _entry(self, uri: URI) -> Entry | None:
+    async def readable(self, uris: Sequence[URI], *, brief: bool = False) -> Sequence[URI]:
+        """Those of `uris` that may be both read and listed, in their order, whether or not they are there.
+
+        With `brief` the decision log counts them: for who asks about the whole tree again and again.
+        """
+        return [uris[place] for place in await self._allowed(("read", "list"), uris, brief=brief)]
+
+    async def _allowed(self, actions: Sequence[Action], uris: Sequence[URI], *, brief: bool = False) -> Sequence[int]:
+        """The places of those of `uris` for which all of `actions` are allowed."""
+        metas = [await self._known_meta(uri) for uri in uris] if self.guard.needs_meta else None
+        kept = list(range(len(uris)))
+        for action in actions:
+            some = None if metas is None else [metas[place] for place in kept]
+            may = self.guard.filter(action, [uris[place] for place in kept], self.context, some, brief=brief)
+            kept = [place for place, allowed in zip(kept, may, strict=True) if allowed]
+        return kept
+
+    async def _known_meta(self, uri: URI) -> Metas:
+        return (await self._metas_of_change(uri, None))[0]
+
+    async def _there(self, uri: URI, pace: Pace) -> Stored | InvalidResource | None:
+        await pace.rest()
         try:
-            stored = await self._store.get(uri)
+            return await self._store.get(uri)
         except ResourceNotFound:
-            return None  # gone since the names were read
+            return None
         except InvalidResource as error:
-            return Entry(uri=uri, type=type_of(uri), invalid=str(error))
-        return Entry(uri=uri, type=stored.resource.type, version=stored.version, updated_at=stored.resource.updated_at)
+            return error
+
+    async def _entry(self, uri: URI, pace: Pace) -> Entry | None:
+        match await self._there(uri, pace):
+            case None:
+                return None
+            case InvalidResource() as error:
+                return Entry(uri=uri, type=type_of(uri), invalid=str(error))
+            case Stored(resource=resource, version=version):
+                return Entry(uri=uri, type=resource.type, version=version, updated_at=resource.updated_at)
 
     async def _metas_of_change(self, uri: URI, new: Meta | None) -> Sequence[Metas]:
         """What rules that look at meta are asked about: the one there (or last there), and the new one.

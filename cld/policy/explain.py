@@ -55,19 +55,27 @@ class _Answered(msgspec.Struct):
 class _Question(msgspec.Struct):
     principal: dict[str, Any]
     action: str
-    uris: list[str]
     context: dict[str, Any]
+    uris: list[str] = []
+    metas: list[dict[str, str] | None] | None = None
+
+
+class _Group(msgspec.Struct):
+    allow: bool
+    examples: list[str]
     metas: list[dict[str, str] | None] | None = None
 
 
 class _Line(msgspec.Struct):
-    """A line of the log: `input` and `decision`, or `filter` and `allowed`."""
+    """A line of the log: `input` and `decision`, `filter` and `allowed`, or `count` and `groups`."""
 
     time: str
     input: msgspec.Raw = msgspec.Raw()
     decision: _Answered | None = None
     filter: _Question | None = None
     allowed: list[bool] = []
+    count: _Question | None = None
+    groups: list[_Group] = []
 
 
 class _Named(msgspec.Struct):
@@ -106,7 +114,8 @@ def explain(
 def replay(log: Path, policy: RegoPolicy) -> Iterator[Changed]:
     """The decisions in a log (a file, or a folder of them) that `policy` would make differently.
 
-    Lines that cannot be read, such as one cut off by a full disk, are passed over.
+    Of a line that counts many resources those it names are decided on. Lines that cannot be read, such as one cut
+    off by a full disk, are passed over.
 
     Raises:
         PolicyError: there is no such log, or the policy has none in force.
@@ -180,13 +189,21 @@ def _questions(line: _Line) -> Iterator[tuple[bytes, _Answered]]:
     """The questions of a line as rules saw them, each with the answer of then."""
     if line.decision is not None:
         yield bytes(line.input), line.decision
-    if (asked := line.filter) is not None:
-        metas = asked.metas or [None] * len(asked.uris)
-        for uri, meta, allow in zip(asked.uris, metas, line.allowed, strict=False):
-            question = {
-                "principal": asked.principal,
-                "action": asked.action,
-                "resource": resource_input(URI(uri), meta),
-                "context": asked.context,
-            }
-            yield msgspec.json.encode(question), _Answered(allow)
+    if line.filter is not None:
+        yield from _each(line.filter, line.filter.uris, line.filter.metas, line.allowed)
+    if line.count is not None:
+        for group in line.groups:
+            yield from _each(line.count, group.examples, group.metas, [group.allow] * len(group.examples))
+
+
+def _each(
+    asked: _Question, uris: list[str], metas: list[dict[str, str] | None] | None, allowed: list[bool]
+) -> Iterator[tuple[bytes, _Answered]]:
+    for uri, meta, allow in zip(uris, metas or [None] * len(uris), allowed, strict=False):
+        question = {
+            "principal": asked.principal,
+            "action": asked.action,
+            "resource": resource_input(URI(uri), meta),
+            "context": asked.context,
+        }
+        yield msgspec.json.encode(question), _Answered(allow)
