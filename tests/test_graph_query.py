@@ -1,18 +1,23 @@
 """Queries: over what the caller may read and nothing else, never for longer than they may."""
 
 import asyncio
+import contextlib
 import re
 import socket
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from graph_world import World, a_world
 from table_policy import Rule
 
 from cld.index.graph import Graph, GraphLimits, InvalidQuery, QueryStopped
-from cld.resource import Meta
+from cld.index.graph_messages import Extract
+from cld.index.graph_process import GraphProcess, WorkerEnded
+from cld.index.graph_sparql import MAX_SPARQL, check, undeclared
+from cld.resource import Meta, Resource
 from cld.uri import URI, is_within
 
 pytestmark = pytest.mark.anyio
@@ -173,6 +178,39 @@ async def test_a_query_that_takes_all_memory_is_stopped(world: World) -> None:
         await world.answer(f'SELECT (STRLEN(?a30) AS ?n) {{ BIND("xxxxxxxxxxxxxxxx" AS ?a0) {doubled} }}')
 
 
+async def test_a_query_that_sorts_or_groups_is_stopped_when_it_takes_all_memory(world: World) -> None:
+    await fill(world, OPEN)
+    await world.catch_up()
+    every = "?a ?b ?c . ?d ?e ?f . ?g ?h ?i . ?j ?k ?l"
+    for query in (
+        f"SELECT * {{ {every} }} ORDER BY ?l",
+        f"SELECT (count(*) AS ?n) {{ {every} }} GROUP BY ?a ?c ?d ?f ?g ?i ?l",
+    ):
+        with pytest.raises(QueryStopped, match="memory"):
+            await world.answer(query)
+
+
+async def test_a_text_whose_linked_data_takes_all_memory_ends_only_its_worker() -> None:
+    page = f"<div vocab='x:' rel='{' '.join(f'a{n}' for n in range(5000))}'>" + "<i about=x:y></i>" * 5000
+    content = {"media_type": "text/html", "text": page}
+    hostile = Resource(uri="cld:common.Text.t", type="common.Text", id="t", content=content)
+    process = await GraphProcess.start(64 * 1024 * 1024)
+    with pytest.raises(WorkerEnded, match="memory"):
+        await process.ask(Extract((msgspec.json.encode(hostile),)))
+
+
+@pytest.mark.parametrize("piece", ['\\"', "\\'", '"\\', "'\\", '\\"""', "(", "<", "a\n", "'\"", ":\\'"])
+def test_looking_through_a_query_takes_time_in_proportion_to_its_length(piece: str) -> None:
+    for lead in ("", '"', "'"):
+        text = (lead + piece * MAX_SPARQL)[:MAX_SPARQL]
+        begun = time.monotonic()
+        with contextlib.suppress(InvalidQuery):
+            check(text)
+        undeclared(text)
+        # Some 50 ms; where each unclosed text is looked for to the end, many seconds.
+        assert time.monotonic() - begun < 2
+
+
 async def test_a_query_that_crashes_the_engine_ends_only_its_worker(world: World) -> None:
     with pytest.raises(QueryStopped, match="nests too deep"):
         await world.answer("SELECT * " + "{" * 30_000 + "}" * 30_000)
@@ -254,6 +292,7 @@ async def test_a_mistake_is_told_with_its_line_and_column(world: World) -> None:
     "query",
     [
         "SELECT * { SERVICE <http://127.0.0.1:PORT/> { ?s ?p ?o } }",
+        "SELECT * { ?s vocab:a\\' ?o SERVICE <http://127.0.0.1:PORT/> { ?s ?p ?o } FILTER(?s = \"'\") }",
         "SELECT * { service silent <http://127.0.0.1:PORT/> { ?s ?p ?o } }",
         "SELECT * { \\u0053ERVICE <http://127.0.0.1:PORT/> { ?s ?p ?o } }",
         'SELECT * { VALUES ?x { """a" } SERVICE <http://127.0.0.1:PORT/> { ?s ?p ?o } } # \'\'\'',

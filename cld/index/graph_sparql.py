@@ -8,16 +8,16 @@ from cld.index.linked_terms import PREFIXES
 
 MAX_SPARQL = 65_536
 
-# Texts, comments, IRIs, variables and prefixed names are told from words, which keywords are.
+# Texts, comments, IRIs, variables and prefixed names are told from words, which keywords are. What is in a text is
+# never given back (`*+`), or the time for one that is not closed would grow with the square of its length.
 _TOKEN = re.compile(
-    r'"""(?:[^"\\]|\\.|"(?!""))*"""|\'\'\'(?:[^\'\\]|\\.|\'(?!\'\'))*\'\'\''
-    r'|(?P<open>"""|\'\'\')'
-    r'|"(?:[^"\\\n]|\\.)*"|\'(?:[^\'\\\n]|\\.)*\''
+    r'(?P<long>"""|\'\'\')(?:(?!(?P=long))(?:[^\\]|\\.))*+(?P<closed>(?P=long))?'
+    r"|(?P<short>[\"'])(?:(?!(?P=short))(?:[^\\\n]|\\.))*+(?P=short)?"
     r"|(?P<comment>#[^\n\r]*)"
     r"|<[^<>\"{}|^`\\\x00-\x20]*>"
     r"|[?$]\w+"
-    r"|(?P<word>[A-Za-z][\w.-]*)(?P<colon>:[\w.:%\\/-]*)?"
-    r"|_?:[\w.:%\\-]*|@[\w-]+|\^\^|&&|\|\||[!<>]=|<<|>>|[\d.]+(?:[eE][+-]?\d+)?|\S",
+    r"|(?P<word>[A-Za-z][\w.-]*)(?P<colon>:(?:[\w.:%/-]|\\.)*+)?"
+    r"|_?:(?:[\w.:%-]|\\.)*+|@[\w-]+|\^\^|&&|\|\||[!<>]=|<<|>>|[\d.]+(?:[eE][+-]?\d+)?|\S",
     re.DOTALL,
 )
 _UPDATES = frozenset(("INSERT", "DELETE", "LOAD", "CLEAR", "CREATE", "DROP", "COPY", "MOVE", "ADD", "WITH"))
@@ -53,20 +53,16 @@ def check(sparql: str) -> None:
     for text in dict.fromkeys((sparql, _ESCAPE.sub(_unescaped, sparql))):
         verb = ""
         for token in _TOKEN.finditer(text):
-            line = text.count("\n", 0, token.start()) + 1
-            column = token.start() - text.rfind("\n", 0, token.start())
             word = "" if token["colon"] else (token["word"] or "").upper()
             if not verb and word not in ("", "PREFIX", "BASE"):
                 verb = word
                 if verb in _UPDATES:
-                    message = f"sparql: line {line}, column {column}: {verb} is an update; the graph can only be read, "
-                    raise InvalidQuery(message + "change the resources instead", line=line, column=column)
-            if token["open"]:
-                message = f"sparql: line {line}, column {column}: a text is not closed; end it with {token['open']}"
-                raise InvalidQuery(message, line=line, column=column)
+                    advice = "the graph can only be read, change the resources instead"
+                    raise _at(text, token.start(), f"{verb} is an update; {advice}")
+            if token["long"] and not token["closed"]:
+                raise _at(text, token.start(), f"a text is not closed; end it with {token['long']}")
             if word == "SERVICE":
-                message = f"sparql: line {line}, column {column}: SERVICE is not available; a query sees this tree only"
-                raise InvalidQuery(message, line=line, column=column)
+                raise _at(text, token.start(), "SERVICE is not available; a query sees this tree only")
 
 
 def undeclared(sparql: str) -> str:
@@ -102,6 +98,11 @@ def spread(sparql: str) -> tuple[str, list[tuple[int, int]]]:
     parts.append(_GAP)
     places.append((at + len(_GAP), len(sparql.rstrip())))
     return "".join(parts), places
+
+
+def _at(text: str, at: int, message: str) -> InvalidQuery:
+    line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
+    return InvalidQuery(f"sparql: line {line}, column {column}: {message}", line=line, column=column)
 
 
 def _unescaped(found: re.Match[str]) -> str:

@@ -73,7 +73,8 @@ class Worker:
     def answer(self, order: Order) -> Answer:
         match order:
             case Extract(resources=resources):
-                return Extracts(tuple(_extracted(data) for data in resources))
+                with self._memory.watched():
+                    return Extracts(tuple(_extracted(data) for data in resources))
             case Load(quads=quads):
                 self._store.load(quads, format=_rdf().RdfFormat.N_QUADS, lenient=True)
                 return Done()
@@ -100,9 +101,9 @@ class Worker:
 
     def _query(self, order: Query) -> Answer:
         try:
-            found = self._store.query(order.sparql, prefixes=PREFIXES)
+            # What sorts or groups is evaluated when it is asked, the rest as its rows are taken.
             with self._memory.watched():
-                return _Table(order).of(found)
+                return _Table(order).of(self._store.query(order.sparql, prefixes=PREFIXES))
         except SyntaxError as error:
             return _misspelt(str(error), order.sparql, self._store)
         except (ValueError, OSError, RuntimeError) as error:
