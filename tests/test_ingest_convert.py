@@ -5,12 +5,12 @@ import base64
 import pytest
 from ingest_files import docx, mail, pdf
 
-from cld.ingest import Limits
+from cld.config import IngestLimits
 from cld.ingest.convert import ConversionFailed, convert
 from cld.ingest.kinds import Form, by_content, by_name
 from cld.ingest.messages import Converted, Order
 
-LIMITS = Limits()
+LIMITS = IngestLimits()
 
 
 def converted(form: Form, data: bytes | str, name: str = "file", **bounds: int) -> Converted:

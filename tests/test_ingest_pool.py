@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cld.ingest import Limits
+from cld.config import IngestLimits
 from cld.ingest.failed import ConversionFailed
 from cld.ingest.kinds import Form
 from cld.ingest.messages import Order
@@ -21,7 +21,7 @@ from cld.ingest.pool import Pool, open_pool
 
 pytestmark = pytest.mark.anyio
 
-LIMITS = Limits(seconds=5.0)
+LIMITS = IngestLimits(seconds=5.0)
 
 # In place of the converter: does what a file that got the better of a parser might do.
 HOSTILE = """
@@ -62,7 +62,7 @@ worker.main()
 
 
 @asynccontextmanager
-async def hostile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limits: Limits) -> AsyncGenerator[Pool]:
+async def hostile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limits: IngestLimits) -> AsyncGenerator[Pool]:
     script = tmp_path / "hostile.py"
     script.write_text(HOSTILE)
     launcher = tmp_path / "python"
@@ -193,7 +193,7 @@ async def test_processor_time_ends_a_process_that_nobody_stops(tmp_path: Path) -
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds the address space")
 async def test_a_real_bomb_stays_within_its_memory() -> None:
     """A page of which much more is made than it is, under a bound that it breaks."""
-    limits = Limits(memory_bytes=700 << 20, seconds=20.0)
+    limits = IngestLimits(memory_bytes=700 << 20, seconds=20.0)
     page = b"<p>" + b"a" * (48 << 20)
     async with open_pool(1, limits) as pool:
         reason = await refused(pool, Order("x.html", "html", page, 16 << 20, 1000, 20.0))

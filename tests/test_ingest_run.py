@@ -14,8 +14,10 @@ import msgspec
 import pytest
 from ingest_files import Tree, docx, mail, pdf, tree
 
+from cld.config import IngestLimits
 from cld.errors import AccessDenied, Conflict, InvalidArgument, StoreError, Unsupported
-from cld.ingest import Limits, Progress, Report, documents, ingest, run
+from cld.ingest import Progress, Report, file, ingest, run
+from cld.ingest.records import document_uri
 from cld.policy import Action
 from cld.principal import Principal
 from cld.resource import Draft, Meta
@@ -106,7 +108,7 @@ async def test_a_second_run_writes_nothing_and_reads_no_file(
     tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(files, {"a.md": GUIDE, "b/c.txt": "words", "broken.pdf": b"%PDF-1.4 nonsense"})
-    monkeypatch.setattr(run, "RACY_NS", 0)  # the change time of an inode cannot be set back
+    monkeypatch.setattr(file, "RACY_NS", 0)  # the change time of an inode cannot be set back
     async with tree(tmp_path / "tree") as to:
         first = await take(to, files)
         assert (first.added, len(first.failed)) == (2, 1)
@@ -280,7 +282,7 @@ async def test_a_broken_file_is_reported_once_converted_and_the_rest_goes_on(tmp
 async def test_what_failed_is_tried_again_when_asked(tmp_path: Path, files: Path) -> None:
     put(files, {"a.txt": "a" * 1000})
     async with tree(tmp_path / "tree") as to:
-        report = await take(to, files, limits=Limits(text_characters=100))
+        report = await take(to, files, limits=IngestLimits(text_characters=100))
         assert "at most 100" in report.failed[0].reason
         assert (await take(to, files)).failed == report.failed
         assert (await take(to, files, retry=True)).failed == ()
@@ -544,14 +546,14 @@ async def test_what_cannot_be_looked_at_is_not_taken_for_removed(tmp_path: Path,
         put(files, {"sub/x": ""})
         shutil.rmtree(files / "sub")
         shutil.move(tmp_path / "kept", deep)
-        report = await take(to, files, limits=msgspec.structs.replace(Limits(), file_bytes=10))
+        report = await take(to, files, limits=msgspec.structs.replace(IngestLimits(), file_bytes=10))
         assert report.removed == 0 and "at most 10" in report.failed[0].reason
         assert len(await to.passages("sub/a.md")) == 4
 
 
 def test_ids_are_readable_and_differ_where_names_only_look_alike() -> None:
-    uris = {documents.document_uri(ROOT, source) for source in ("a/b.md", "a-b.md", "A/b.md", "ä/b.md", "日本.md")}
+    uris = {document_uri(ROOT, source) for source in ("a/b.md", "a-b.md", "A/b.md", "ä/b.md", "日本.md")}
     assert len(uris) == 5
     assert all(uri.startswith("cld:common.Document.") for uri in uris)
-    long = documents.document_uri(ROOT, "x/" * 500 + "name.md")
+    long = document_uri(ROOT, "x/" * 500 + "name.md")
     assert len(long) < 120 and "name-md" in long

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from cld.ingest import Limits
+from cld.config import IngestLimits
 from cld.ingest.files import Unreadable, read
 from cld.ingest.ignore import ignore_of, ignored
 from cld.ingest.scan import Scan, Selection, scan
 
 
 def selection(**given: object) -> Selection:
-    options = {"scope": "", "exclude": (), "avoid": frozenset(), "limits": Limits(), "is_known": lambda _: False}
+    options = {"scope": "", "exclude": (), "avoid": frozenset(), "limits": IngestLimits(), "is_known": lambda _: False}
     return Selection(**{**options, **given})  # type: ignore[arg-type]
 
 
@@ -133,11 +133,11 @@ def test_a_name_that_is_no_text_is_reported(tmp_path: Path) -> None:
 
 def test_folders_nested_too_deep_are_reported(tmp_path: Path) -> None:
     put(tmp_path, "1/2/3/4/a.md", "1/b.md")
-    found = scan(str(tmp_path), selection(limits=Limits(depth=2)))
+    found = scan(str(tmp_path), selection(limits=IngestLimits(depth=2)))
     assert sources(found) == ["1/b.md"] and "nest deeper than 2" in found.failed[0].reason
 
 
 def test_no_more_files_than_allowed_are_taken(tmp_path: Path) -> None:
     put(tmp_path, "a.md", "b.md", "c.md")
-    found = scan(str(tmp_path), selection(limits=Limits(files=2)))
+    found = scan(str(tmp_path), selection(limits=IngestLimits(files=2)))
     assert sources(found) == ["a.md", "b.md"] and found.skipped == {"more than 2 files": 1}

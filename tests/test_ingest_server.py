@@ -9,7 +9,7 @@ import pytest
 from mcp import Client
 from server_world import MODES, World, call, client, fail, world
 
-from cld.ingest import Limits
+from cld.config import IngestLimits
 from cld.server import ingest_tools as module
 from cld.server.ingest_tools import ingest_tools
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 async def host(
     folder: Path, *roots: Path, mode: str = "legacy", **options: Any
 ) -> AsyncGenerator[tuple[World, Client]]:
-    tools = ingest_tools([str(root) for root in roots], folder / "tree", Limits())
+    tools = ingest_tools([str(root) for root in roots], folder / "tree", IngestLimits())
     async with world(folder / "tree") as made:
         made.application.registry.replace("cld", ())
         made.application.registry.replace("knowledge", ())

@@ -32,6 +32,7 @@ async def ingest(arguments: Namespace, settings: Settings, terminal: Terminal) -
                     on_progress=lambda progress: bar.draw(progress.done, progress.total, progress.path),
                     exclude=arguments.exclude,
                     avoid=[settings.root_path] if settings.is_local else [],
+                    limits=settings.ingest,
                     check=arguments.check,
                     retry=arguments.retry,
                 ),

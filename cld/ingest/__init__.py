@@ -17,8 +17,7 @@ Everything is written through the `GuardedStore` that is handed in. Must not fol
 it was given, and knows no principals and no MCP.
 """
 
-from cld.ingest.limits import Limits
 from cld.ingest.report import Failure, Progress, Report
 from cld.ingest.run import ingest
 
-__all__ = ["Failure", "Limits", "Progress", "Report", "ingest"]
+__all__ = ["Failure", "Progress", "Report", "ingest"]

@@ -7,88 +7,26 @@ and as ids come from path and content, both would have written the same.
 """
 
 import contextlib
-import hashlib
-import re
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 from anyio import CapacityLimiter, create_task_group
 
 from cld.errors import Conflict, ResourceNotFound
 from cld.guard import GuardedStore
-from cld.ingest.files import Seen
-from cld.ingest.messages import Converted, Passage
+from cld.ingest.messages import Passage
+from cld.ingest.records import FOLDER, FORMAT, TEXT, Part, Record, content_of, description, record_of
 from cld.ingest.sequence import ID, arrange, digest_of
 from cld.resource import NO_META, Draft, Meta
 from cld.store import MAX_LIMIT, Stored
 from cld.uri import URI, id_of, make_uri
 
-DOCUMENT = "common.Document"
-TEXT = "common.Text"
-FOLDER = "inode/directory"
-"""The media type of a folder, in the names of freedesktop.org's shared MIME database."""
-
-FORMAT = 1
-"""Of the records below; another number has all documents made again."""
-
 PUTS_AT_ONCE = 8
-
-_SLUG = re.compile(r"[^a-z0-9]+")
-
-
-class Part(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where a passage stands: characters `start` to `end` of the converted text, its line or its page."""
-
-    start: int
-    end: int
-    line: int | None = None
-    page: int | None = None
-
-
-class Record(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The content of a file's document. `source` is its path within the folder that is the parent's `source`.
-
-    `text` is what the file says of itself for machines; `parts` are its passages by id. The converted text
-    of a text file is the file as Python's text mode reads it, so there `start` and `end` are offsets into it.
-    """
-
-    title: str = ""
-    text: str = ""
-    source: str = ""
-    media_type: str = ""
-    abstract: str = ""
-    digest: str = ""
-    format: int = 0
-    converter: str = ""
-    encoding: str = ""
-    error: str = ""
-    seen: Seen | None = None
-    parts: dict[str, Part] = {}
 
 
 class Written(msgspec.Struct, frozen=True):
     passages_put: int = 0
     passages_deleted: int = 0
-
-
-def folder_uri(below: URI, path: str) -> URI:
-    """The document of the folder at this absolute path."""
-    return make_uri(below, DOCUMENT, _id(path.rpartition("/")[2], path))
-
-
-def document_uri(folder: URI, source: str) -> URI:
-    """The document of the file at `source` in a folder: readable, and never that of another path."""
-    return make_uri(folder, DOCUMENT, _id(source, source))
-
-
-def record_of(stored: Stored) -> Record | None:
-    """What a document says, None where it is not one that ingest made."""
-    try:
-        record = msgspec.convert(stored.resource.content, Record)
-    except msgspec.ValidationError:
-        return None
-    return record if record.format else None
 
 
 async def find(store: GuardedStore, uri: URI) -> Stored | None:
@@ -125,7 +63,7 @@ async def write(
     before = None if there is None else record_of(there)
     claim = msgspec.structs.replace(before or record, digest="", format=FORMAT, parts=before.parts if before else {})
     claimed = await store.put(
-        Draft(uri, _content(claim), _meta(record, before, there, meta)),
+        Draft(uri, content_of(claim), _meta(record, before, there, meta)),
         if_version=None if there is None else there.version,
     )
     present = [] if there is None else await _passages_below(store, uri)
@@ -154,7 +92,7 @@ async def write(
         raise first(group) from None
     parts = {id: Part(one.start, one.end, one.line, one.page) for id, one in zip(ids, passages, strict=True)}
     done = msgspec.structs.replace(record, format=FORMAT, parts=parts)
-    await store.put(Draft(uri, _content(done)), if_version=claimed.version)
+    await store.put(Draft(uri, content_of(done)), if_version=claimed.version)
     return Written(len(fresh), len(stale))
 
 
@@ -166,17 +104,6 @@ async def delete_if_there(store: GuardedStore, uri: URI, *, recursive: bool = Fa
 async def is_complete(store: GuardedStore, uri: URI, record: Record) -> bool:
     """Whether below the document are exactly the passages it names."""
     return set(await _passages_below(store, uri)) == record.parts.keys()
-
-
-def made_from(converted: Converted, record: Record) -> Record:
-    return msgspec.structs.replace(
-        record,
-        title=converted.title,
-        text=converted.head,
-        abstract=converted.abstract,
-        converter=converted.converter,
-        encoding=converted.encoding,
-    )
 
 
 async def _put_passage(store: GuardedStore, draft: Draft) -> None:
@@ -205,26 +132,6 @@ def _meta(record: Record, before: Record | None, there: Stored | None, given: Me
     if current.purpose and (before is None or current.purpose != description(before)):
         return None
     return msgspec.structs.replace(current, purpose=description(record))
-
-
-def description(record: Record) -> str:
-    """What a document is about: its title, and its first words."""
-    if record.error:
-        return ""
-    title, abstract = record.title, record.abstract
-    if not abstract or abstract.startswith(title):
-        return abstract or title
-    return f"{title}{'' if title.endswith(('.', '!', '?')) else '.'} {abstract}"
-
-
-def _content(record: Record) -> dict[str, Any]:
-    return msgspec.to_builtins(record)
-
-
-def _id(readable: str, path: str) -> str:
-    slug = _SLUG.sub("-", readable.lower()).strip("-")[-60:].strip("-")
-    digest = hashlib.sha256(path.encode()).hexdigest()[:10]
-    return f"{slug}-{digest}" if slug else digest
 
 
 def first(group: ExceptionGroup[Exception]) -> Exception:

@@ -15,8 +15,8 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
+from cld.config import IngestLimits
 from cld.ingest.failed import ConversionFailed
-from cld.ingest.limits import Limits
 from cld.ingest.messages import LENGTH_BYTES, Answer, Converted, Order, Refused
 
 _ANSWER_BYTES_A_CHARACTER = 8
@@ -34,7 +34,7 @@ _decoder: "msgspec.msgpack.Decoder[Answer]" = msgspec.msgpack.Decoder(Answer)
 class Pool:
     """`size` processes at most, started as they are needed. Made by `open_pool`."""
 
-    def __init__(self, size: int, limits: Limits) -> None:
+    def __init__(self, size: int, limits: IngestLimits) -> None:
         self._limits = limits
         self._free: asyncio.LifoQueue[_Worker] = asyncio.LifoQueue()
         self.workers = [_Worker(limits) for _ in range(size)]
@@ -62,7 +62,7 @@ class Pool:
 
 
 @asynccontextmanager
-async def open_pool(size: int, limits: Limits) -> AsyncGenerator[Pool]:
+async def open_pool(size: int, limits: IngestLimits) -> AsyncGenerator[Pool]:
     """A pool whose processes are gone when this is left."""
     pool = Pool(size, limits)
     try:
@@ -73,7 +73,7 @@ async def open_pool(size: int, limits: Limits) -> AsyncGenerator[Pool]:
 
 
 class _Worker:
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: IngestLimits) -> None:
         self._limits = limits
         self._process: Process | None = None
 

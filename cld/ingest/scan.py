@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from cld.config import IngestLimits
 from cld.ingest.files import Seen, open_below, open_root, seen_of, too_large
 from cld.ingest.ignore import Ignore, ignore_of, ignored
 from cld.ingest.kinds import MAIL, Kind, by_name
-from cld.ingest.limits import Limits
 from cld.ingest.report import Failure
 
 _VCS = frozenset({".git", ".hg", ".svn", ".bzr", ".jj", "CVS"})
@@ -56,7 +56,7 @@ class Selection:
     scope: str
     exclude: Sequence[str]
     avoid: frozenset[tuple[int, int]]
-    limits: Limits
+    limits: IngestLimits
     is_known: Callable[[str], bool]
 
 

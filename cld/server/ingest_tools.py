@@ -14,8 +14,9 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from cld.config import IngestLimits
 from cld.errors import ConfigError
-from cld.ingest import Limits, Progress, Report, ingest
+from cld.ingest import Progress, Report, ingest
 from cld.server.arguments import HostPrefix
 from cld.server.call import TICK_SECONDS, Call, Reply
 from cld.server.registry import Annotations, Tool, tool_of
@@ -43,7 +44,7 @@ class Ingest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retry: Annotated[bool, described("Try again what failed before")] = False
 
 
-def ingest_tools(roots: Sequence[str], tree: Path | None, limits: Limits) -> Sequence[Tool]:
+def ingest_tools(roots: Sequence[str], tree: Path | None, limits: IngestLimits) -> Sequence[Tool]:
     """The tool, with the folders it may read (the setting `ingest.roots`); `tree` itself is never taken in."""
     folders = [Path(root).expanduser().absolute() for root in roots]
 

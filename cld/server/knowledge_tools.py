@@ -6,7 +6,6 @@ from importlib.util import find_spec
 from cld.guard import GuardedStore
 from cld.index.graph import Answer
 from cld.index.window import Window, window
-from cld.ingest import Limits
 from cld.runtime import Runtime
 from cld.server.context_tools import context_tools
 from cld.server.graph_tools import graph_tools
@@ -30,5 +29,5 @@ def knowledge_tools(runtime: Runtime) -> tuple[Sequence[Tool], Sequence[Tool]]:
     async def look(store: GuardedStore, uri: URI, budget: int) -> Window:
         return await window(store, runtime.knowledge().search, uri, budget)
 
-    more = (*context_tools(look), *ingest_tools(settings.ingest.roots, settings.root_path, Limits()))
+    more = (*context_tools(look), *ingest_tools(settings.ingest.roots, settings.root_path, settings.ingest))
     return (SEARCH, *graph_tools(ask)), more
