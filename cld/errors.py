@@ -11,7 +11,12 @@
     ├── PolicyError                              rules or data that cannot be compiled or loaded
     ├── StoreError          (OSError)            the storage failed: the write is not acknowledged
     ├── Unsupported                              a store that does not promise what was asked of it
-    └── ConfigError         (ValueError)         settings that cannot be used
+    ├── ConfigError         (ValueError)         settings that cannot be used
+    ├── InvalidTransition   (ValueError)         a step a task cannot take from the state it is in
+    ├── BudgetExceeded                           what is left of a budget is not enough
+    ├── LeaseLost                                somebody else works the task now, or it was stopped
+    ├── ModelFailed                              no model gave an answer that can be used
+    └── ToolFailed                               a tool could not do what it was called for
 
 Every message says what was wrong, where, and what to do. They are translated to
 MCP in one place, `cld.server`, and to exit codes in one place, `cld.cli`.
@@ -151,3 +156,56 @@ class Unsupported(CldError):
 
 class ConfigError(CldError, ValueError):
     code = "config_error"
+
+
+class InvalidTransition(CldError, ValueError):
+    code = "invalid_transition"
+
+
+class BudgetExceeded(CldError):
+    """What is left of a budget is not enough; `what` is tokens, money, calls or seconds, `uri` whose budget it is."""
+
+    code = "budget_exceeded"
+
+    def __init__(self, message: str, *, what: str, uri: str = "") -> None:
+        super().__init__(message)
+        self.what = what
+        self.uri = uri
+
+    def details(self) -> dict[str, Any]:
+        return {"what": self.what, "uri": self.uri}
+
+
+class LeaseLost(CldError):
+    code = "lease_lost"
+
+
+class ModelFailed(CldError):
+    """No model gave an answer that can be used; `reasons` says why of each that was tried.
+
+    `tokens` and `money` are what the tries cost all the same.
+    """
+
+    code = "model_failed"
+
+    def __init__(self, message: str, *, reasons: Sequence[str] = (), tokens: int = 0, money: float = 0.0) -> None:
+        super().__init__(message)
+        self.reasons = tuple(reasons)
+        self.tokens = tokens
+        self.money = money
+
+    def details(self) -> dict[str, Any]:
+        return {"reasons": list(self.reasons)}
+
+
+class ToolFailed(CldError):
+    """A tool could not do what it was called for; `kind` is stable: crashed, timed_out, rate_limited, failed, …"""
+
+    code = "tool_failed"
+
+    def __init__(self, message: str, *, kind: str = "failed") -> None:
+        super().__init__(message)
+        self.kind = kind
+
+    def details(self) -> dict[str, Any]:
+        return {"kind": self.kind}

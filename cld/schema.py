@@ -1,131 +1,22 @@
-"""Schemas of types: what the content of a resource of a type must look like.
+"""Schemas of types: whether the content of a resource fits its type.
 
-Owns the built-in types, and the lookup and cache of `common.Schema` resources. Must not read the
-tree (it is handed a lookup) and not change content: a check says yes, or what does not fit and
-where. A type without a schema is free.
+Owns the check against the built-in types (`cld.types`), and the lookup and cache of `common.Schema`
+resources. Must not read the tree (it is handed a lookup) and not change content: a check says yes, or what
+does not fit and where. A type without a schema is free.
 """
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import msgspec
 from anyio.to_thread import run_sync
 
 from cld.errors import InvalidResource, InvalidURI
 from cld.json_schema import Check, Misfit, compile_schema, join
+from cld.types import BUILT_IN, PLACEHOLDER, Prompt, Schema
 from cld.uri import ROOT, URI, id_of, is_type, make_uri, parent_of, type_of
-
-PLACEHOLDER = re.compile(r"\{\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*\}\}")
-"""Where an argument goes in a prompt's texts; group 1 is its name."""
-
-
-class Conversation(msgspec.Struct, frozen=True):
-    """`common.Conversation`; more keys are allowed."""
-
-    title: str = ""
-
-
-class Message(msgspec.Struct, frozen=True):
-    """`common.Message`; more keys are allowed."""
-
-    text: str
-    role: Literal["user", "assistant", "system", "tool"] = "user"
-
-
-class Text(msgspec.Struct, frozen=True):
-    """`common.Text`, a passage that stands for itself; more keys are allowed."""
-
-    text: str
-    title: str = ""
-
-
-class Document(msgspec.Struct, frozen=True):
-    """`common.Document`, something with a source and perhaps parts below it; more keys are allowed."""
-
-    title: str = ""
-    text: str = ""
-    source: str = ""
-    media_type: str = ""
-
-
-class Schema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`common.Schema`, a JSON Schema 2020-12 for one type.
-
-    No more keys, so that a rule beside `schema` instead of in it is an error and not a gap.
-    """
-
-    schema: dict[str, Any]
-    title: str = ""
-    description: str = ""
-
-
-class PromptArgument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a person is asked for before a prompt is used; no more keys, as in `Prompt`."""
-
-    name: str
-    title: str = ""
-    description: str = ""
-    required: bool = False
-
-
-class PromptMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One message of a prompt, with `{{argument}}` where an argument goes; no more keys, as in `Prompt`."""
-
-    role: Literal["user", "assistant"]
-    text: str
-
-
-class Prompt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`common.Prompt`, offered as an MCP prompt: either `messages` or `template`, the text of a user's message.
-
-    No more keys, so that a misspelt one is an error and not a prompt that says less than was meant.
-    """
-
-    title: str = ""
-    description: str = ""
-    arguments: tuple[PromptArgument, ...] = ()
-    messages: tuple[PromptMessage, ...] = ()
-    template: str = ""
-
-
-class Namespace(msgspec.Struct, frozen=True):
-    """`cld.Namespace`; more keys are allowed, and none of them grants or restricts anything.
-
-    Which tools may be used in a namespace is said in the policy's `data.json`, under `namespaces`, and only there.
-    """
-
-    title: str = ""
-
-
-class Stream(msgspec.Struct, frozen=True):
-    """`event.Stream`; more keys are allowed."""
-
-    title: str = ""
-    description: str = ""
-
-
-class Event(msgspec.Struct, frozen=True):
-    """`event.Event`, something an application announces; more keys are allowed, `data` is free."""
-
-    data: Any
-    name: str = ""
-
-
-BUILT_IN: Mapping[str, type[msgspec.Struct]] = {
-    "cld.Namespace": Namespace,
-    "common.Conversation": Conversation,
-    "common.Document": Document,
-    "common.Message": Message,
-    "common.Prompt": Prompt,
-    "common.Schema": Schema,
-    "common.Text": Text,
-    "event.Event": Event,
-    "event.Stream": Stream,
-}
-"""The types whose content always has to fit; `msgspec.convert` to the struct reads it."""
-
 
 Lookup = Callable[[URI], Awaitable[tuple[str, Mapping[str, Any]] | None]]
 """Version and content of the resource, None where there is none."""

@@ -10,15 +10,20 @@ from cld import errors
 from cld.errors import (
     AccessDenied,
     ApprovalRequired,
+    BudgetExceeded,
     CldError,
     ConfigError,
     Conflict,
     InvalidArgument,
     InvalidResource,
+    InvalidTransition,
     InvalidURI,
+    LeaseLost,
+    ModelFailed,
     PolicyError,
     ResourceNotFound,
     StoreError,
+    ToolFailed,
     Unsupported,
 )
 
@@ -51,6 +56,21 @@ EXAMPLES: list[tuple[CldError, str, dict[str, object], type[Exception]]] = [
     (StoreError("disk full"), "store_error", {}, OSError),
     (Unsupported("no versions"), "unsupported", {}, CldError),
     (ConfigError("no such setting"), "config_error", {}, ValueError),
+    (InvalidTransition("it is over"), "invalid_transition", {}, ValueError),
+    (
+        BudgetExceeded("100 tokens left", what="tokens", uri="cld:plan.Task.t"),
+        "budget_exceeded",
+        {"what": "tokens", "uri": "cld:plan.Task.t"},
+        CldError,
+    ),
+    (LeaseLost("another process works it"), "lease_lost", {}, CldError),
+    (
+        ModelFailed("none answered", reasons=["a: timed out"], tokens=7),
+        "model_failed",
+        {"reasons": ["a: timed out"]},
+        CldError,
+    ),
+    (ToolFailed("it crashed", kind="crashed"), "tool_failed", {"kind": "crashed"}, CldError),
 ]
 
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from cld.errors import InvalidResource, InvalidURI
 from cld.json_schema import MAX_SCHEMA_BYTES, Misfit, compile_schema
-from cld.schema import BUILT_IN, PLACEHOLDER, Schemas, schema_type, schema_uri, shape_of
+from cld.schema import Schemas, schema_type, schema_uri, shape_of
+from cld.types import BUILT_IN, PLACEHOLDER
 from cld.uri import URI, parse_uri
 
 Object = dict[str, Any]
@@ -145,12 +146,12 @@ def test_placeholders_are_names_in_double_braces() -> None:
 
 
 def test_a_schema_lies_at_the_root_under_its_types_name() -> None:
-    assert schema_uri("plan.Task") == "cld:common.Schema.plan-Task"
-    assert schema_type(parse_uri("cld:common.Schema.plan-Task")) == "plan.Task"
+    assert schema_uri("work.Job") == "cld:common.Schema.work-Job"
+    assert schema_type(parse_uri("cld:common.Schema.work-Job")) == "work.Job"
     for other in ("cld:common.Schema.plan", "cld:common.Schema.a-b-c", "cld:common.Schema.1-B", "cld:common.Text.a-B"):
         assert schema_type(parse_uri(other)) is None
-    assert schema_type(parse_uri("cld:cld.Namespace.n/common.Schema.plan-Task")) is None, "not at the root"
-    for text in ("plan-Task", "plan", "", "a.B.c", "plan.Task/x"):
+    assert schema_type(parse_uri("cld:cld.Namespace.n/common.Schema.work-Job")) is None, "not at the root"
+    for text in ("work-Job", "plan", "", "a.B.c", "work.Job/x"):
         with pytest.raises(InvalidURI):
             schema_uri(text)
 
@@ -178,9 +179,9 @@ def test_a_type_too_long_to_have_a_schema_is_free() -> None:
     ],
 )
 def test_a_schema_in_the_tree_is_checked_and_named(content: Object, said: str) -> None:
-    tree = Tree(plan_Task=TASK)
-    check("plan.Task", {"priority": 1, "after": ["a"], "needs": {"x": "now"}, "more": 1}, tree)
-    assert why_not("plan.Task", content, tree) == f"{said}; see cld:common.Schema.plan-Task"
+    tree = Tree(work_Job=TASK)
+    check("work.Job", {"priority": 1, "after": ["a"], "needs": {"x": "now"}, "more": 1}, tree)
+    assert why_not("work.Job", content, tree) == f"{said}; see cld:common.Schema.work-Job"
     check("plan.Other", content, tree)
 
 
@@ -201,19 +202,19 @@ def test_a_schema_adds_to_a_built_in_type_and_cannot_replace_it() -> None:
 
 
 def test_a_changed_schema_counts_at_once_and_a_deleted_one_no_more() -> None:
-    tree = Tree(plan_Task=TASK)
+    tree = Tree(work_Job=TASK)
     schemas = Schemas(tree.lookup)
 
     async def main() -> None:
         with pytest.raises(InvalidResource):
-            await schemas.check("plan.Task", {})
-        tree.put("plan.Task", {}, version="v2")
-        await schemas.check("plan.Task", {})
-        tree.put("plan.Task", TASK, version="v3")
+            await schemas.check("work.Job", {})
+        tree.put("work.Job", {}, version="v2")
+        await schemas.check("work.Job", {})
+        tree.put("work.Job", TASK, version="v3")
         with pytest.raises(InvalidResource):
-            await schemas.check("plan.Task", {})
+            await schemas.check("work.Job", {})
         tree.there.clear()
-        await schemas.check("plan.Task", {})
+        await schemas.check("work.Job", {})
 
     anyio.run(main)
 
@@ -226,15 +227,15 @@ def test_a_schema_is_compiled_once_a_version(monkeypatch: pytest.MonkeyPatch) ->
         return compile_schema(schema, where=where)
 
     monkeypatch.setattr("cld.schema.compile_schema", counting)
-    tree = Tree(plan_Task=TASK)
+    tree = Tree(work_Job=TASK)
     schemas = Schemas(tree.lookup)
 
     async def main() -> None:
         for _ in range(3):
-            await schemas.check("plan.Task", {"priority": 1})
+            await schemas.check("work.Job", {"priority": 1})
         assert len(compiled) == 1
-        tree.put("plan.Task", TASK, version="v2")
-        await schemas.check("plan.Task", {"priority": 1})
+        tree.put("work.Job", TASK, version="v2")
+        await schemas.check("work.Job", {"priority": 1})
         assert len(compiled) == 2
 
     anyio.run(main)
@@ -243,9 +244,9 @@ def test_a_schema_is_compiled_once_a_version(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("content", [{"schema": {"type": 5}}, {}, {"schema": {"$ref": "#/nowhere"}}, {"schema": []}])
 def test_an_unusable_schema_in_the_tree_lets_nothing_of_its_type_through(content: Object) -> None:
     tree = Tree()
-    tree.there[schema_uri("plan.Task")] = ("v1", content)
-    said = why_not("plan.Task", {"priority": 1}, tree)
-    assert "nothing of type plan.Task can be written, because cld:common.Schema.plan-Task is unusable" in said
+    tree.there[schema_uri("work.Job")] = ("v1", content)
+    said = why_not("work.Job", {"priority": 1}, tree)
+    assert "nothing of type work.Job can be written, because cld:common.Schema.work-Job is unusable" in said
     assert "mend or delete it" in said
     check("plan.Other", {"priority": 1}, tree)
 
@@ -254,8 +255,8 @@ def test_a_lookup_that_fails_lets_nothing_through() -> None:
     async def failing(uri: URI) -> None:
         raise InvalidResource(f"{uri} is no valid resource")
 
-    with pytest.raises(InvalidResource, match="plan-Task is no valid resource"):
-        anyio.run(Schemas(failing).check, "plan.Task", {})
+    with pytest.raises(InvalidResource, match="work-Job is no valid resource"):
+        anyio.run(Schemas(failing).check, "work.Job", {})
 
 
 @pytest.mark.parametrize(
@@ -274,7 +275,7 @@ def test_a_lookup_that_fails_lets_nothing_through() -> None:
         ({"$ref": "#anchor"}, "the reference '#anchor' leads nowhere"),
         ({"$dynamicRef": "#anchor"}, "the reference '#anchor' leads nowhere"),
         ({"items": {"anyOf": [{"$ref": "other.json"}]}}, "the reference 'other.json' leads nowhere"),
-        ({"$ref": "cld:common.Schema.plan-Task"}, "leads nowhere"),
+        ({"$ref": "cld:common.Schema.work-Job"}, "leads nowhere"),
         ({"$ref": "#/here", "here": {"type": "strin"}}, "'strin' is not valid"),
         ({"$ref": "#/enum/0", "enum": [5]}, "5 is not of type 'object', 'boolean'"),
         ({"$id": "http://[bad", "properties": {"a": {"$ref": "x"}}}, "an $id, $schema or reference in it is unusable"),
@@ -367,7 +368,7 @@ def test_checks_of_schemas_in_the_tree_do_not_hold_up_the_event_loop(monkeypatch
         return check
 
     monkeypatch.setattr("cld.schema.compile_schema", noting)
-    check("plan.Task", {"priority": 1}, Tree(plan_Task=TASK))
+    check("work.Job", {"priority": 1}, Tree(work_Job=TASK))
     check("common.Schema", {"schema": TASK})
     assert len(where) == 3 and loop_thread not in where
 

@@ -15,10 +15,10 @@ from mcp_types import GetPromptRequestParams, PaginatedRequestParams
 
 from cld.errors import InvalidResource, ResourceNotFound
 from cld.guard import GuardedStore
-from cld.schema import PLACEHOLDER, Prompt, PromptMessage
 from cld.server.access import Access, RequestContext
 from cld.server.failures import invalid_params, no_such_prompt
 from cld.store import MAX_LIMIT
+from cld.types import PLACEHOLDER, Prompt, PromptMessage
 from cld.uri import MAX_DEPTH, ROOT, URI, id_of, parent_of
 
 TYPE = "common.Prompt"
