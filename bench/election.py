@@ -5,6 +5,7 @@
 """
 
 import argparse
+import functools
 import math
 import time
 from collections import Counter, defaultdict
@@ -27,12 +28,15 @@ def main() -> None:
     parser.add_argument("--tldr", type=Path)
     parser.add_argument("--held-out", action="store_true")
     given = parser.parse_args()
-    makers: list[Callable[[], sets.Set]] = [sets.written, sets.gcloud, sets.python, sets.go]
+    makers: list[Callable[[], sets.Set]] = [
+        *(functools.partial(sets.written, kind) for kind in ("tools", "intents", "plugins")),
+        *(sets.gcloud, sets.operations, sets.services, sets.python, sets.go),
+    ]
     if given.tldr:
         makers.append(lambda: sets.tldr(given.tldr))
     made = [sets.debian()] if given.held_out else [make() for make in makers]
     # Comments in programs and requests as people put them need no words around.
-    made += [sets.chatty(one) for one in made if one.title in ("gcloud", "tldr")]
+    made += [sets.chatty(one) for one in made if one.title in ("gcloud", "operations", "tldr")]
     made = [one for one in made if one.requests]
     print(
         f"{'set':<16}{'candidates':>11}{'earlier':>8}   {'full text':>13}{'embedding':>13}{'election':>13}"

@@ -18,7 +18,9 @@ import sysconfig
 import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
+from html import unescape
 from pathlib import Path
+from typing import Any
 
 MAN = Path("/usr/share/man/man1")
 REQUESTS = Path(__file__).parent / "election_requests.jsonl"
@@ -173,6 +175,67 @@ def go(most: int = 400) -> Set:
     return of_pairs("go", known, pairs, most)
 
 
+_BOTOCORE = Path(sysconfig.get_paths()["purelib"]) / "botocore" / "data"
+
+
+def _botocore(folder: Path, kind: str) -> dict[str, Any]:
+    """The newest description of a service; empty where there is none."""
+    versions = sorted([*folder.glob(f"*/{kind}-1.json*"), *folder.glob(f"*/{kind}-2.json*")])
+    if not versions:
+        return {}
+    data = versions[-1].read_bytes()
+    return json.loads(gzip.decompress(data) if versions[-1].suffix == ".gz" else data)
+
+
+def _sentences(html: str) -> list[str]:
+    text = " ".join(unescape(re.sub(r"<[^>]+>", " ", html)).split())
+    return re.split(r"(?<=[.:]) (?=[A-Z])", text)
+
+
+def operations(most: int = 1000) -> Set:
+    """Operations of a large web API with parameters; requests are what the examples in its description say they do."""
+    known: dict[str, dict[str, str]] = {}
+    pairs: list[tuple[str, str]] = []
+    for folder in sorted(path for path in _BOTOCORE.glob("*") if path.is_dir()):
+        examples = _botocore(folder, "examples").get("examples", {})
+        service = _botocore(folder, "service") if examples else {}
+        for name, shown in examples.items():
+            if (operation := service["operations"].get(name)) is None:
+                continue
+            shape = service["shapes"].get(operation.get("input", {}).get("shape"), {})
+            title = f"{folder.name}.{name}"
+            known[title] = {
+                "name": title,
+                "description": " ".join(_sentences(operation.get("documentation", ""))[:3])[:600],
+                "parameters": " ".join(list(shape.get("members", {}))[:12]),
+            }
+            for one in shown:
+                said = _sentences(one.get("description", ""))[0]
+                said = re.sub(r"^(The following|This|The) (\S+ )?(example|command|operation|code)s? ", "", said)
+                if 3 <= len(said.split()) <= 40:
+                    pairs.append((said, title))
+    return of_pairs("operations", known, pairs, most)
+
+
+def services(most: int = 400) -> Set:
+    """Services, each with what its description says at the beginning; requests are what its operations do."""
+    known: dict[str, dict[str, str]] = {}
+    pairs: list[tuple[str, str]] = []
+    for folder in sorted(path for path in _BOTOCORE.glob("*") if path.is_dir()):
+        service = _botocore(folder, "service")
+        told = [one for one in _sentences(service.get("documentation", "")) if len(one.split()) > 4]
+        named = re.sub(r"^(AWS|Amazon) ", "", service.get("metadata", {}).get("serviceFullName", folder.name))
+        if not told:
+            continue
+        known[named] = {"name": named, "description": " ".join(told[:2])[:400], "parameters": ""}
+        operations = sorted(service["operations"].items(), key=lambda item: order(folder.name + item[0]))
+        for _, operation in operations[:30]:
+            said = _sentences(operation.get("documentation", ""))[0]
+            if 4 <= len(said.split()) <= 40 and named.casefold() not in said.casefold():
+                pairs.append((said, named))
+    return of_pairs("services", known, pairs, most)
+
+
 def debian(most: int = 1000) -> Set:
     """Installed packages: each by its name and summary; requests are the sentences of its long description."""
     form = "${Package}\t${Description}\x01"
@@ -191,15 +254,15 @@ def debian(most: int = 1000) -> Set:
     return of_pairs("debian", known, pairs, most)
 
 
-def written() -> Set:
-    """Tools and requests as people put them, written for this bench."""
-    rows = [row for line in REQUESTS.read_text().splitlines() if (row := json.loads(line))["name"]]
+def written(kind: str) -> Set:
+    """Tools, plugins or a company's intents, and requests as people put them, written for this bench."""
+    rows = [row for line in REQUESTS.read_text().splitlines() if (row := json.loads(line)).get("kind") == kind]
     known = {row["name"]: {key: row.get(key, "") for key in ("name", "description", "parameters")} for row in rows}
-    return of_pairs("written", known, [(text, row["name"]) for row in rows for text in row["requests"]], 10_000)
+    return of_pairs(kind, known, [(text, row["name"]) for row in rows for text in row["requests"]], 10_000)
 
 
 def misfits() -> list[str]:
-    """Requests that none of the candidates of `written` is for."""
+    """Requests that none of the candidates is for."""
     return next(row["requests"] for line in REQUESTS.read_text().splitlines() if not (row := json.loads(line))["name"])
 
 

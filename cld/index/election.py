@@ -7,6 +7,7 @@ store: who asks gives candidates it may read, and statistics are taken over thos
 """
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -23,14 +24,15 @@ from cld.index.wordllama import embed
 MAX_TEXT = 4000
 """Of a description or request so many characters count."""
 
-# How much a difference of 1 in each signal says, in logits. Round figures, from development sets of five kinds
+# How much a difference of 1 in each signal says, in logits. Round figures, from development sets of eight kinds
 # (bench/election.py); judged on one kind, weights fitted to the others do no better than these.
-_WEIGHTS = {"meaning": 12.0, "words": 2.0, "likes": 2.0, "name": 2.5, "spelling": 4.5}
+_WEIGHTS = {"meaning": 10.0, "words": 1.6, "name": 2.0}
 _EARLIER = {"earlier": PLACES, "earlier_words": EARLIER_WORDS}
 
 _SIGNALS = (*_WEIGHTS, *_EARLIER)
 _BLOCK = 256
 _BLOCK_SCORES = 2_000_000
+_JOINED = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _MARKS = {ord(mark): " " for mark in "_.-/:"}
 
 
@@ -55,9 +57,7 @@ class Why(msgspec.Struct, frozen=True, omit_defaults=True):
 
     meaning: float = 0.0
     words: float = 0.0
-    likes: float = 0.0
     name: float = 0.0
-    spelling: float = 0.0
     earlier: float = 0.0
     shared: tuple[str, ...] = ()
 
@@ -110,11 +110,10 @@ class Electorate:
             return
         spoken = [name_words(one.spoken or one.name) for one in candidates]
         texts = [
-            f"{name}: {one.description} {one.parameters}"[:MAX_TEXT]
+            f"{name}: {one.description} {name_words(one.parameters)}"[:MAX_TEXT]
             for name, one in zip(spoken, candidates, strict=True)
         ]
-        self._vectors = embed(texts)
-        self._named = embed(spoken)
+        self._vectors = embed([text.lower() for text in texts])
         self._vocabulary = Vocabulary(texts, spoken)
         self._experience: Experience | None = None
         self._weights: Floats = np.array([*_WEIGHTS.values()], np.float32)
@@ -164,11 +163,10 @@ class Electorate:
         """What the descriptions say, in the order of `_WEIGHTS`, and the requests' vectors and words."""
         cut = [request[:MAX_TEXT] for request in requests]
         words = [request_words(request) for request in cut]
-        vectors = embed(cut)
+        # The embedding takes a word in capitals for another one.
+        vectors = embed([request.lower() for request in cut])
         found = self._vocabulary.meet(words)
-        # A whole text, its telling words, and the name are each right where others are wrong.
-        meaning = (3 * (vectors @ self._vectors.T) + 2 * found.gist + vectors @ self._named.T) / 6
-        return [np.asarray(meaning, np.float32), found.words, found.likes, found.names, found.spelling], vectors, words
+        return [np.asarray(vectors @ self._vectors.T, np.float32), found.words, found.names], vectors, words
 
     def _met(self, requests: Sequence[str]) -> _Block:
         signals, vectors, words = self._described(requests)
@@ -215,8 +213,8 @@ def elect(request: str, candidates: Sequence[Candidate], top: int = 5) -> Electi
 
 
 def name_words(name: str) -> str:
-    """A name as words: `get_weather` and `os.path.join` are read as two and three."""
-    return name.translate(_MARKS)
+    """A name as words: `get_weather`, `getWeather` and `os.path.join` are read as two, two and three."""
+    return _JOINED.sub(" ", name).translate(_MARKS)
 
 
 def _best(scores: Floats, count: int) -> Positions:

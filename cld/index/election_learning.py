@@ -69,7 +69,7 @@ class Experience:
         self._texts = [text for _, text, _ in requests]
         self._words = [words for _, _, words in requests]
         self._owners = np.array([owner for owner, _, _ in requests], np.intp)
-        self._vectors = embed(self._texts)
+        self._vectors = embed([text.lower() for text in self._texts])
         self._numbers = np.bincount(self._owners, minlength=count).astype(np.float32)
         self._place(described)
         self._count_words(described_words)
