@@ -174,7 +174,7 @@ async def test_without_litellm_the_error_says_what_to_install(monkeypatch: pytes
 class Played:
     """litellm as far as it is used here, for answers that no provider should give."""
 
-    def __init__(self, rows: list[list[float]]) -> None:
+    def __init__(self, rows: list[Any]) -> None:
         self.rows = rows
 
     async def aembedding(self, **_: Any) -> Any:
@@ -187,10 +187,16 @@ class Played:
         ([[1.0, 2.0], [1.0]], "different lengths"),
         ([[1.0, float("nan")], [1.0, 0.0]], "infinities"),
         ([[1.0]], "1 vectors"),
+        ([[], []], "something else"),
+        ([[[1.0]], [[1.0]]], "something else"),
+        ([1.0, 2.0], "gave"),
+        ([["a"], ["b"]], "gave"),
+        ([{"a": 1}, {}], "gave"),
+        ([[1e300], [1.0]], "infinities"),
     ],
 )
 async def test_answers_that_are_no_vectors_are_refused(
-    monkeypatch: pytest.MonkeyPatch, rows: list[list[float]], reason: str
+    monkeypatch: pytest.MonkeyPatch, rows: list[Any], reason: str
 ) -> None:
     monkeypatch.setattr(adapter, "_load", lambda: Played(rows))
     with pytest.raises(EmbeddingFailed, match=reason):

@@ -1,16 +1,20 @@
 """Search: the answer is right, says why, and is the same as if what may not be read were not there."""
 
+import asyncio
 import json
 import random
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from index_world import World, a_world, until
 
 from cld.errors import InvalidArgument
+from cld.index import EmbeddingFailed, Model, search
+from cld.index.arrays import Floats
 from cld.resource import Draft, Meta
 from cld.uri import URI, parse_uri
 
@@ -51,7 +55,9 @@ async def test_what_is_asked_for_is_found_by_its_words_and_by_its_meaning(world:
 
 async def test_a_quote_is_an_exact_part_of_the_field_that_why_names(world: World) -> None:
     filler = "Nothing of interest happens in this sentence, nor in the next. " * 60
-    await world.put("cld:plan.Task.t", notes=[{"body": "short"}, {"body": f"{filler}The zebra crossed. {filler}"}])
+    await world.put(
+        "cld:common.Text.t", "short", notes=[{"body": "short"}, {"body": f"{filler}The zebra crossed. {filler}"}]
+    )
     await world.mine.put(Draft(parse_uri("cld:plan.Task.d"), {}, Meta(purpose="Counts giraffes in the savanna.")))
     async with world.maintained():
         (zebra, *_) = await world.search.query(world.mine, "zebra")
@@ -266,6 +272,54 @@ async def test_a_hit_that_changed_since_is_quoted_as_it_is_now(world: World) -> 
     await world.delete("cld:common.Text.b")
     (hit,) = await world.search.query(world.mine, "zebra")
     assert hit.quote == "The road was empty, no zebra anywhere."
+
+
+async def test_no_score_is_of_a_version_whose_meta_kept_it_from_the_caller(world: World) -> None:
+    secret = Draft(parse_uri("cld:common.Text.a"), {"text": "The zebra is in the vault."}, Meta(purpose="secret"))
+    await world.mine.put(secret)
+    async with world.maintained():
+        pass
+    # Open from here on, and another text; what the index has of it is still the secret one.
+    await world.mine.put(
+        Draft(parse_uri("cld:common.Text.a"), {"text": "Nothing to see."}, Meta(purpose="open")), if_version="*"
+    )
+    mine = world.guarded(lambda p, action, uri, meta: (meta or {}).get("purpose") == "open", needs_meta=True)
+    assert await world.search.query(mine, "zebra vault") == ()
+    async with world.maintained():
+        assert [hit.uri for hit in await world.search.query(mine, "nothing to see")] == ["cld:common.Text.a"]
+
+
+class Odd:
+    """An embedder of the default model's name, which gives vectors that are too short, or none for long."""
+
+    model = Model()
+
+    def __init__(self, answer: "Floats | None") -> None:
+        self.answer = answer
+
+    async def embed(self, texts: Sequence[str]) -> "Floats":
+        if self.answer is None:
+            await asyncio.Event().wait()
+        assert self.answer is not None
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [(np.ones((1, 3), np.float32), "not of 256"), (np.ones((2, 256), np.float32), "not"), (None, "did not answer")],
+)
+async def test_where_the_model_answers_otherwise_or_too_late_words_alone_decide(
+    world: World, monkeypatch: pytest.MonkeyPatch, answer: "Floats | None", reason: str
+) -> None:
+    await fill(world, TEXTS)
+    async with world.maintained():
+        pass
+    monkeypatch.setattr(search, "QUESTION_SECONDS", 0.05)
+    odd = search.Search(world.folder, lambda model: Odd(answer))
+    (hit,) = await odd.query(world.mine, "sour dough")
+    assert (hit.uri, hit.why.signals) == ("cld:common.Text.bread", ("words",))
+    with pytest.raises(EmbeddingFailed, match=reason):
+        await odd.query(world.mine, "sour dough", mode="meaning")
 
 
 async def test_what_the_index_principal_may_not_read_is_not_indexed(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Segments: what is written is what is read, merging changes nothing, and a score depends on its own passage alone."""
 
 import random
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ def scores(segment: Segment, text: str) -> dict[tuple[str, int], tuple[float, fl
 def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     written = [entry("b", "zebra and lock"), entry("a", "the zebra"), entry("c", "")]
     write_segment(tmp_path, "s", written, [URI("cld:common.Text.x")], 256)
-    segment = open_segment(tmp_path, "s", thorough=True)
+    segment = open_segment(tmp_path, "s")
     assert list(segment.uris) == [f"cld:common.Text.{name}" for name in "abc"]
     assert [segment.version_of(n) for n in range(3)] == ["version-a", "version-b", "version-c"]
     assert list(segment.removed) == ["cld:common.Text.x"] and segment.rows == 2
@@ -126,6 +127,23 @@ def test_a_file_that_is_not_as_it_was_written_is_refused(tmp_path: Path, harm: s
         (tmp_path / "s").write_bytes(harmed[harm])
     with pytest.raises(BrokenIndex, match="s "):
         open_segment(tmp_path, "s")
+
+
+def test_a_file_in_which_any_bit_changed_is_refused(tmp_path: Path) -> None:
+    write_segment(tmp_path, "s", [entry("a", "zebra"), entry("b", "bread")], [], 256)
+    whole = (tmp_path / "s").read_bytes()
+    before = _said(open_segment(tmp_path, "s"))
+    for at in range(0, len(whole), 7):
+        harmed = bytearray(whole)
+        harmed[at] ^= 1 << at % 8
+        (tmp_path / "s").write_bytes(harmed)
+        with suppress(BrokenIndex):
+            assert _said(open_segment(tmp_path, "s")) == before  # only filling between the arrays
+
+
+def _said(segment: Segment) -> list[object]:
+    names = ("versions", "starts", "vectors", "lengths", "terms", "postings", "keys")
+    return [segment.uris, segment.removed, *(getattr(segment, name).tobytes() for name in names)]
 
 
 def test_a_phrase_counts_more_than_its_words_apart(tmp_path: Path) -> None:

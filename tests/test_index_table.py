@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from cld.index.segment import merge_segments
-from cld.index.table import Table, View
+from cld.index.segment import BrokenIndex, merge_segments
+from cld.index.table import Table, View, read_manifest
 from cld.index.wordllama import WordLlama
 from cld.index.words import hash_of
 from cld.index.writer import Writer, choose_run
@@ -144,6 +144,36 @@ async def test_files_of_a_maintainer_that_died_are_swept_and_others_wait_for_nob
     again = await Writer.open(tmp_path / "i", WordLlama())
     assert said(again.table) == {"a": "1"}
     assert {path.name for path in (tmp_path / "i").iterdir()} == {"manifest", *counted_files(again)}
+
+
+async def test_the_last_step_of_comparing_finds_files_that_were_damaged_since(tmp_path: Path) -> None:
+    writer = await Writer.open(tmp_path / "i", WordLlama())
+    await writer.append([text("a", "1")])
+    await writer.finish()
+    (segment,) = counted_files(writer)
+    path = tmp_path / "i" / segment
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.with_name("other").write_bytes(data)
+    path.with_name("other").replace(path)
+    with pytest.raises(BrokenIndex, match="not as it was written"):
+        await writer.finish()
+    again = await Writer.open(tmp_path / "i", WordLlama())
+    assert said(again.table) == {} and not again.complete
+
+
+@pytest.mark.parametrize("change", [(b'"format":2', b'"format":3'), (b'"background":0.', b'"background":1.')])
+async def test_a_manifest_of_another_format_or_that_was_changed_is_not_read(
+    tmp_path: Path, change: tuple[bytes, bytes]
+) -> None:
+    writer = await Writer.open(tmp_path / "i", WordLlama())
+    await writer.append([text("a", "1")])
+    path = tmp_path / "i" / "manifest"
+    assert change[0] in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(*change))
+    assert read_manifest(tmp_path / "i") is None
+    with pytest.raises(BrokenIndex, match="manifest cannot be read"):
+        Table(tmp_path / "i").refresh()
 
 
 def counted_files(writer: Writer) -> set[str]:

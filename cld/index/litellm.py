@@ -35,10 +35,13 @@ class LiteLLM:
         for first in range(0, len(texts), BATCH):
             rows += await self._ask(litellm, [text or " " for text in texts[first : first + BATCH]])
         try:
-            found = np.array(rows, np.float32)
+            with np.errstate(over="ignore"):  # too large becomes infinite, and is refused
+                found = np.array(rows, np.float32)
             norms = np.sqrt(np.square(found, dtype=np.float64).sum(axis=1, keepdims=True))
-        except ValueError as error:
-            raise EmbeddingFailed(f"{self.model.name} gave vectors of different lengths: {error}") from error
+        except (ValueError, TypeError) as error:
+            raise EmbeddingFailed(f"{self.model.name} gave vectors of different lengths, or none: {error}") from error
+        if found.ndim != 2 or not found.shape[1]:
+            raise EmbeddingFailed(f"{self.model.name} gave something else than vectors")
         if not np.isfinite(norms).all():
             raise EmbeddingFailed(f"{self.model.name} gave vectors with infinities in them")
         return (found / np.maximum(norms, 1e-30)).astype(np.float32)

@@ -14,8 +14,8 @@ import msgspec
 from cld.errors import CldError, InvalidArgument, InvalidResource, ResourceNotFound
 from cld.events.pace import to_thread
 from cld.guard import GuardedStore
-from cld.index import Embedder, Hit, Mode, Model, Signal, Why
-from cld.index.arrays import Mask, Positions, Scores, np
+from cld.index import Embedder, EmbeddingFailed, Hit, Mode, Model, Signal, Why
+from cld.index.arrays import Floats, Mask, Positions, Scores, np
 from cld.index.embedding import choose_embedder
 from cld.index.passages import Passage, passages_of
 from cld.index.quotes import Quote, quote_of
@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 DEFAULT_LIMIT = 10
 MAX_LIMIT = 100
 MAX_QUESTION = 8000
+QUESTION_SECONDS = 10.0
+"""How long an answer waits for the model before words alone decide."""
+
 _STEP = 64
 
 
@@ -69,6 +72,7 @@ class Search:
         Where the model cannot be asked, words alone decide. No index yet: no hits.
 
         Raises:
+            BrokenIndex: the index cannot be read; whoever maintains it makes it anew.
             InvalidArgument: `limit` is not 1 to `MAX_LIMIT`.
             EmbeddingFailed: `mode` is "meaning", and the model cannot be asked.
             Unsupported: what search needs is not installed.
@@ -126,8 +130,11 @@ class Search:
             else:
                 return None
             if error is not None:
-                log.warning("search: %s; the process that maintains the index makes it anew", error)
                 self._table = None
+                advice = (
+                    "the server that maintains it makes it anew when it finds that out; removing .cld/index does too"
+                )
+                raise BrokenIndex(f"the search index cannot be read: {error}; {advice}") from error
             return view
 
     async def _question(self, view: View, text: str, mode: Mode) -> Question:
@@ -137,12 +144,23 @@ class Search:
             if self._embedder is None or self._embedder.model != model:
                 self._embedder = self._choose(model)
             try:
-                vector = quantise(await self._embedder.embed([text]))[0].astype(np.float32)
+                vector = await self._vector(self._embedder, text, view.manifest.dimensions)
             except CldError as error:
                 if mode == "meaning":
                     raise
                 log.warning("search: by words only, for %s", error)
         return await to_thread(lambda: question_of(text, vector, view.manifest.background, view.manifest.model))
+
+    @staticmethod
+    async def _vector(embedder: Embedder, text: str, dimensions: int) -> Floats:
+        try:
+            async with asyncio.timeout(QUESTION_SECONDS):
+                vectors = await embedder.embed([text])
+        except TimeoutError:
+            raise EmbeddingFailed(f"{embedder.model.name} did not answer within {QUESTION_SECONDS:g} s") from None
+        if vectors.shape != (1, dimensions):
+            raise EmbeddingFailed(f"{embedder.model.name} gives vectors of {vectors.shape[1:]}, not of {dimensions}")
+        return quantise(vectors)[0].astype(np.float32)
 
 
 _Part = tuple[Segment, Scored]
@@ -227,6 +245,9 @@ async def _hit(store: GuardedStore, candidate: _Candidate, question: Question) -
     try:
         stored = await store.get(candidate.uri)
     except (ResourceNotFound, InvalidResource):
+        return None
+    if stored.version != candidate.version and store.guard.needs_meta:
+        # The score is of a text that the caller perhaps could not read, as its meta was then.
         return None
     quote = _quote(stored, candidate, question)
     if quote is None:

@@ -9,6 +9,7 @@ import hashlib
 import os
 import shutil
 import threading
+import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +21,7 @@ from cld.index.arrays import Mask, np
 from cld.index.segment import BrokenIndex, Segment, open_segment
 from cld.uri import URI
 
-FORMAT = 1
+FORMAT = 2
 """Counts up whenever another program would read the files, or compute the vectors or words, otherwise."""
 
 MANIFEST = "manifest"
@@ -38,6 +39,12 @@ class Manifest(msgspec.Struct, frozen=True):
     background: float
     segments: tuple[str, ...] = ()
     complete: bool = False
+
+
+class _Written(msgspec.Struct, frozen=True):
+    format: int
+    checksum: int
+    manifest: msgspec.Raw
 
 
 class View(msgspec.Struct, frozen=True):
@@ -78,10 +85,10 @@ class Table:
                     stamp = (facts.st_ino, facts.st_mtime_ns, facts.st_size)
                     if stamp == self._stamp:
                         break
-                    manifest = msgspec.json.decode(file.read(), type=Manifest)
+                    manifest = _decoded(file.read())
             except FileNotFoundError:
                 return None
-            except (OSError, msgspec.MsgspecError) as error:
+            except (OSError, ValueError) as error:
                 raise BrokenIndex(f"{self.folder / MANIFEST} cannot be read: {error}") from error
             try:
                 self._take(manifest)
@@ -215,9 +222,25 @@ def replace_file(path: Path, data: bytes) -> None:
 def read_manifest(folder: Path) -> Manifest | None:
     """What the index in `folder` is made of, None where there is none that can be read."""
     try:
-        return msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
-    except (OSError, msgspec.MsgspecError):
+        return _decoded((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError):
         return None
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Have the index in `folder` be made of this, in one step."""
+    data = msgspec.json.encode(manifest)
+    replace_file(folder / MANIFEST, msgspec.json.encode(_Written(FORMAT, zlib.crc32(data), msgspec.Raw(data))))
+
+
+def _decoded(data: bytes) -> Manifest:
+    """Raises ValueError where it is not as it was written, or was by a program that writes another format."""
+    written = msgspec.json.decode(data, type=_Written)
+    if written.format != FORMAT:
+        raise ValueError(f"it has format {written.format}, not {FORMAT}")
+    if zlib.crc32(written.manifest) != written.checksum:
+        raise ValueError("it is not as it was written")
+    return msgspec.json.decode(written.manifest, type=Manifest)
 
 
 def remove_index(folder: Path) -> None:

@@ -12,7 +12,7 @@ from cld.index import Embedder, EmbeddingFailed, Model
 from cld.index.arrays import Hashes, Mask, Numbers, np
 from cld.index.passages import passages_of
 from cld.index.segment import MAX_ROWS, BrokenIndex, Entry, Segment, merge_segments, quantise, words_in, write_segment
-from cld.index.table import MANIFEST, Manifest, Table, View, replace_file
+from cld.index.table import MANIFEST, Manifest, Table, View, write_manifest
 from cld.resource import Resource, new_id
 from cld.uri import URI
 
@@ -98,8 +98,14 @@ class Writer:
             await self._commit((*self._manifest.segments, name))
 
     async def finish(self) -> None:
-        """Note that all of the tree is indexed."""
+        """Note that all of the tree is indexed.
+
+        Raises:
+            BrokenIndex: the files are not as they were written.
+        """
         async with self._changing:
+            # This process does not look at them again, and those that begin now could not read them.
+            await to_thread(Table(self.folder).refresh)
             if not self._manifest.complete:
                 self._manifest = msgspec.structs.replace(self._manifest, complete=True)
                 await self._commit(self._manifest.segments)
@@ -133,7 +139,7 @@ class Writer:
         manifest = msgspec.structs.replace(self._manifest, segments=names)
 
         def write() -> View | None:
-            replace_file(self.folder / MANIFEST, msgspec.json.encode(manifest))
+            write_manifest(self.folder, manifest)
             return self.table.refresh()
 
         view = await to_thread(write)
@@ -198,5 +204,5 @@ def _read(resource: Resource) -> "tuple[list[str], list[tuple[Hashes, Numbers, i
 
 def _begin(table: Table, manifest: Manifest) -> View | None:
     table.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    replace_file(table.folder / MANIFEST, msgspec.json.encode(manifest))
+    write_manifest(table.folder, manifest)
     return table.refresh()
