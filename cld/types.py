@@ -349,11 +349,34 @@ class Call(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     finished_at: str = ""
 
 
+class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A call that a model asked for: its own `key` for it, the tool, the arguments, or what is wrong with them."""
+
+    key: str
+    tool: str
+    arguments: dict[str, Any] = {}
+    problem: str = ""
+
+
+class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """`plan.Turn`, below its task: what a model answered at `step` of the dialogue, so that nobody asks it again.
+
+    `asked` is what it was told beside the results of its calls: what was wrong with its answer before. No more keys.
+    """
+
+    step: Count
+    text: str = ""
+    wishes: tuple[Wish, ...] = ()
+    asked: str = ""
+    model: str = ""
+    usage: Usage = Usage()
+
+
 class Assistant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """`common.Assistant`: who works tasks. What for, how, and judged by what, is in its meta texts. No more keys.
 
-    `tools` are names of tools, or patterns with `*`; `model` is a tier of the models' settings. `kind`
-    supervises none, `general` takes what nobody else fits.
+    `tools` are names of tools, or patterns with `*`; `model` is a tier of the models' settings. `general` says
+    that it takes what nobody else fits.
     """
 
     title: str = ""
@@ -377,6 +400,7 @@ BUILT_IN: Mapping[str, type[msgspec.Struct]] = {
     "plan.Approval": Approval,
     "plan.Ledger": Ledger,
     "plan.Task": Task,
+    "plan.Turn": Turn,
     "tool.Call": Call,
     "tool.Server": Server,
     "tool.Tool": Tool,

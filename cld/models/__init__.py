@@ -10,23 +10,14 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from cld.types import Usage
+from cld.types import Usage, Wish
 
 Role = Literal["system", "user", "assistant", "tool"]
 Finish = Literal["stop", "length", "calls"]
 
 
-class Wish(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A model's wish to call a tool; `problem` says why its arguments are none, and `arguments` are empty then."""
-
-    key: str
-    tool: str
-    arguments: dict[str, Any] = {}
-    problem: str = ""
-
-
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One message of a dialogue; `answers` is the key of the wish that a tool's message answers."""
+    """One message of a dialogue. `wishes` are the calls a model asks for; `answers` is the key of the wish that a tool's message answers."""
 
     role: Role
     text: str
