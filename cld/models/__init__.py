@@ -17,7 +17,7 @@ Finish = Literal["stop", "length", "calls"]
 
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One message of a dialogue. `wishes` are the calls a model asks for; `answers` is the key of the wish that a tool's message answers."""
+    """One message of a dialogue: `wishes` are the calls a model asks for, `answers` the key of the one answered."""
 
     role: Role
     text: str

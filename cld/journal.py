@@ -1,0 +1,174 @@
+"""The journal of a task: what its model answered and what became of every call, one resource each.
+
+So a task that another process takes up goes on where it was: no model is asked again what it has answered,
+and no call that was finished is made again. Entries are created once and then only changed by who knows their
+version: who finds one there that it did not write has lost the task. Knows no models and runs no tools.
+"""
+
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from cld.errors import Conflict, InvalidResource, LeaseLost, ResourceNotFound
+from cld.guard import GuardedStore
+from cld.resource import Draft, Meta, timestamp
+from cld.store import MAX_LIMIT
+from cld.types import Approval, Call, CallState, Failure, Turn
+from cld.uri import URI, id_of, make_uri
+
+TURN, CALL, APPROVAL = "plan.Turn", "tool.Call", "plan.Approval"
+
+OPEN: frozenset[CallState] = frozenset({"started", "waiting"})
+"""The states of a call that is not over."""
+
+
+class KeptCall(msgspec.Struct, frozen=True):
+    """A call as it is in the tree; `version` replaces it."""
+
+    uri: URI
+    version: str
+    call: Call
+
+
+class KeptApproval(msgspec.Struct, frozen=True):
+    """An approval as it is in the tree; `version` replaces it."""
+
+    uri: URI
+    version: str
+    approval: Approval
+
+
+class Journal:
+    """The entries below the task `uri`, through the store of whoever asked for the work."""
+
+    def __init__(self, store: GuardedStore, uri: URI) -> None:
+        self.uri = uri
+        self._store = store
+
+    async def turns(self) -> list[Turn]:
+        """The turns so far, in order.
+
+        Raises:
+            InvalidResource: one was changed by hand and is none any more.
+        """
+        found = [
+            _content((await self._store.get(uri)).resource.content, Turn, uri)
+            for uri in await children(self._store, self.uri, TURN)
+        ]
+        return sorted(found, key=lambda turn: turn.step)
+
+    async def calls(self) -> dict[str, KeptCall]:
+        """The calls so far, by id.
+
+        Raises:
+            InvalidResource: as `turns`.
+        """
+        kept = [await self._call(uri) for uri in await children(self._store, self.uri, CALL)]
+        return {id_of(one.uri): one for one in kept}
+
+    async def add_turn(self, turn: Turn) -> None:
+        """Write down what a model answered, before anything is done about it.
+
+        Raises:
+            LeaseLost: another process has written this turn.
+        """
+        uri = make_uri(self.uri, TURN, turn_id(turn.step))
+        await self._create(uri, turn)
+
+    async def start(self, id: str, call: Call) -> KeptCall:
+        """Write down that a call begins (or waits), before it does.
+
+        Raises:
+            LeaseLost: another process has written it.
+        """
+        return await self._create_call(make_uri(self.uri, CALL, id), call)
+
+    async def change(self, kept: KeptCall, call: Call) -> KeptCall:
+        """Write down what became of a call.
+
+        Raises:
+            LeaseLost: another process has changed it since.
+        """
+        try:
+            stored = await self._store.put(Draft(kept.uri, content_of(call)), if_version=kept.version)
+        except Conflict as conflict:
+            raise LeaseLost(f"{kept.uri} was changed by somebody else; stop working its task") from conflict
+        return KeptCall(kept.uri, stored.version, call)
+
+    async def finish(self, kept: KeptCall, *, result: Any = None, text: str = "", error: Failure | None) -> KeptCall:
+        """Write down how a call ended.
+
+        Raises:
+            LeaseLost: as `change`.
+        """
+        state: CallState = "finished" if error is None else "cancelled" if error.code == "cancelled" else "failed"
+        call = replace(
+            kept.call, state=state, result=result, text=text, error=error, progress="", finished_at=timestamp()
+        )
+        return await self.change(kept, call)
+
+    async def approval(self, call: str) -> KeptApproval | None:
+        """The approval that the call with this id waits for."""
+        uri = make_uri(self.uri, APPROVAL, call)
+        try:
+            stored = await self._store.get(uri)
+        except ResourceNotFound:
+            return None
+        return KeptApproval(uri, stored.version, _content(stored.resource.content, Approval, uri))
+
+    async def ask(self, id: str, approval: Approval) -> URI:
+        """Ask a person, once: an approval of that name that is there already stays."""
+        uri = make_uri(self.uri, APPROVAL, id)
+        try:
+            purpose = f"Somebody has to approve of {approval.tool}"
+            await self._store.put(Draft(uri, content_of(approval), Meta(purpose=purpose)))
+        except Conflict:
+            pass
+        return uri
+
+    async def _call(self, uri: URI) -> KeptCall:
+        stored = await self._store.get(uri)
+        return KeptCall(uri, stored.version, _content(stored.resource.content, Call, uri))
+
+    async def _create(self, uri: URI, entry: msgspec.Struct) -> str:
+        try:
+            return (await self._store.put(Draft(uri, content_of(entry)))).version
+        except Conflict as conflict:
+            raise LeaseLost(f"{uri} was written by somebody else; stop working its task") from conflict
+
+    async def _create_call(self, uri: URI, call: Call) -> KeptCall:
+        return KeptCall(uri, await self._create(uri, call), call)
+
+
+def turn_id(step: int) -> str:
+    """The id of the turn at `step`; sorts by it."""
+    return f"t{step:04}"
+
+
+def call_id(step: int, number: int) -> str:
+    """The id of the call that the turn at `step` asked for as its `number`-th."""
+    return f"t{step:04}c{number:02}"
+
+
+def content_of(entry: msgspec.Struct) -> dict[str, Any]:
+    """An entry as the content of a resource."""
+    return msgspec.to_builtins(entry)
+
+
+async def children(store: GuardedStore, uri: URI, type: str) -> list[URI]:
+    """All resources of `type` right below `uri`."""
+    found: list[URI] = []
+    cursor: str | None = None
+    while True:
+        page = await store.list(uri, type=type, cursor=cursor, limit=MAX_LIMIT)
+        found += page.uris
+        if (cursor := page.cursor) is None:
+            return found
+
+
+def _content(content: dict[str, Any], kind: Any, uri: URI) -> Any:
+    try:
+        return msgspec.convert(content, kind)
+    except msgspec.ValidationError as error:
+        raise InvalidResource(f"{uri} was changed by hand and cannot be used: {error}; restore or delete it") from error
