@@ -31,8 +31,11 @@ _STYLES = "".join(
 )
 
 
-def docx(paragraphs: Sequence[tuple[int, str]], *, bomb_bytes: int = 0) -> bytes:
-    """A DOCX of (heading level or 0, XML text); with `bomb_bytes` it unpacks to at least so many."""
+def docx(paragraphs: Sequence[tuple[int, str]], *, bomb_bytes: int = 0, nested: int = 0, before: str = "") -> bytes:
+    """A DOCX of (heading level or 0, XML text); with `bomb_bytes` it unpacks to at least so many.
+
+    `nested` is how many tables they are in, `before` XML put before the document.
+    """
     out = io.BytesIO()
     body = "".join(
         f'<w:p><w:pPr><w:pStyle w:val="Heading{level}"/></w:pPr><w:r><w:t>{text}</w:t></w:r></w:p>'
@@ -45,7 +48,8 @@ def docx(paragraphs: Sequence[tuple[int, str]], *, bomb_bytes: int = 0) -> bytes
         packed.writestr("_rels/.rels", _RELATIONS)
         packed.writestr("word/styles.xml", f"<w:styles {_W}>{_STYLES}</w:styles>")
         with packed.open("word/document.xml", "w", force_zip64=True) as file:
-            file.write(f"<w:document {_W}><w:body>{body}".encode())
+            inner = "<w:tbl><w:tr><w:tc>" * nested + body + "</w:tc></w:tr></w:tbl>" * nested
+            file.write(f"{before}<w:document {_W}><w:body>{inner}".encode())
             for _ in range(bomb_bytes >> 20):
                 file.write(b"<w:p><w:r><w:t>aaaaaaa</w:t></w:r></w:p>".ljust(1 << 20))
             file.write(b"</w:body></w:document>")

@@ -1,7 +1,11 @@
 """Conversion: what each format becomes. In this process, because it is pure; the bounds are tested with the pool."""
 
 import base64
+import contextlib
+from itertools import pairwise
+from xml.parsers.expat import ExpatError
 
+import msgspec
 import pytest
 from ingest_files import docx, mail, pdf
 
@@ -11,6 +15,12 @@ from cld.ingest.kinds import Form, by_content, by_name
 from cld.ingest.messages import Converted, Order
 
 LIMITS = IngestLimits()
+
+
+def mail_of(depth: int) -> str:
+    """A message of containers within containers."""
+    parts = (f'Content-Type: multipart/mixed; boundary="b{n}"\n\n--b{n}\n' for n in range(depth))
+    return f"From: a@b.c\n{''.join(parts)}\nwords\n"
 
 
 def converted(form: Form, data: bytes | str, name: str = "file", **bounds: int) -> Converted:
@@ -255,6 +265,61 @@ def test_a_heading_with_nothing_under_it_is_not_lost() -> None:
 def test_texts_without_any_structure_take_time_in_proportion(word: str) -> None:
     size = 1_500_000 if word == "a" else 400_000
     converted("markdown", word * (size // len(word)), passages=1_000_000)
+
+
+@pytest.mark.parametrize("start", ["<title ", "<head ", "<!--", "<", "<p a=", "&amp"])
+@pytest.mark.timeout(30)
+def test_pages_of_nothing_but_beginnings_take_time_in_proportion(start: str) -> None:
+    with contextlib.suppress(ConversionFailed):
+        converted("html", start * (3_000_000 // len(start)), passages=1_000_000)
+
+
+@pytest.mark.timeout(30)
+def test_linked_data_that_nests_deep_or_never_ends_is_only_carried_and_front_matter_is_not_evaluated() -> None:
+    deep = '<script type="application/ld+json">' + "[" * 60_000 + "</script><p>words"
+    assert converted("html", deep).passages[0].text == "words"
+    aliases = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [{f'*{a}, ' * 9}]\n" for a, b in pairwise("abcdefghijkl"))
+    head = f"---\n{aliases}---\n"
+    assert converted("markdown", f"{head}words").head == head
+
+
+@pytest.mark.timeout(30)
+def test_a_docx_expands_no_entities_and_fetches_none() -> None:
+    names = "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' for n in range(1, 12))
+    laughs = f'<!DOCTYPE d [<!ENTITY e0 "ha">{names}]>'
+    with pytest.raises(ExpatError, match="amplification"):
+        converted("docx", docx([(0, "&e11;")], before=laughs))
+    outside = '<!DOCTYPE d [<!ENTITY e SYSTEM "file:///etc/passwd">]>'
+    assert converted("docx", docx([(0, "words"), (0, "&e;")], before=outside)).passages[0].text == "words"
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    "deep",
+    [
+        docx([(0, "x")], nested=5000),
+        mail_of(3000),
+        "From: a@b.c\n" + "Content-Type: message/rfc822\n\nFrom: x@y\n" * 5000,
+    ],
+    ids=["docx", "multipart", "message"],
+)
+def test_what_nests_without_end_ends_in_a_recursion_error_at_worst(deep: bytes | str) -> None:
+    with contextlib.suppress(RecursionError):
+        converted("docx" if isinstance(deep, bytes) else "mail", deep)
+
+
+def test_of_thousands_of_parts_the_first_text_is_read() -> None:
+    wide = "From: a@b.c\nContent-Type: multipart/mixed; boundary=b\n\n" + "--b\n\nwords\n" * 3000 + "--b--\n"
+    assert converted("mail", wide).passages[0].text.endswith("words")
+
+
+def test_attachments_are_names_whatever_they_say() -> None:
+    names = ["../../etc/passwd", "/abs/path", "a\x1b]0;b"]
+    text = converted("mail", mail("S", "Words.\n", attachments=names)).passages[0].text
+    assert "../../etc/passwd, /abs/path" in text
+    raw = b"From: a@b.c\nContent-Disposition: attachment; filename=caf\xe9.pdf\n\nx"
+    assert "Attachments: caf" in converted("mail", raw).passages[0].text
+    msgspec.msgpack.encode(converted("mail", raw))
 
 
 @pytest.mark.parametrize(

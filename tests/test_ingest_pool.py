@@ -12,12 +12,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from ingest_files import docx
 
 from cld.config import IngestLimits
 from cld.ingest.failed import ConversionFailed
 from cld.ingest.kinds import Form
 from cld.ingest.messages import Order
-from cld.ingest.pool import Pool, open_pool
+from cld.ingest.pool import END_SECONDS, Pool, open_pool
 
 pytestmark = pytest.mark.anyio
 
@@ -52,6 +53,8 @@ def convert(order):
             raise ValueError("a" * 10_000)
         case "flood":
             return Converted("t" * (100 << 20), "", "", "", "", ())
+        case "lie":
+            return {"type": "converted", "title": 1}
         case "children":
             return Converted(str(os.getpid()), "", "", "", "", ())
     return Converted(order.name, "", "", "", "", ())
@@ -148,6 +151,33 @@ async def test_a_cancelled_conversion_leaves_no_process(monkeypatch: pytest.Monk
         assert (await pool.convert(order("next"))).title == "next"
 
 
+async def test_a_process_is_ended_at_once_though_more_of_its_answer_came_than_anybody_reads(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """asyncio stops reading a pipe of which nobody takes, so it never saw that one's end, and waited for it."""
+    async with hostile(monkeypatch, tmp_path, LIMITS) as pool:
+        child = int((await pool.convert(order("children"))).title)
+        (worker,) = pool.workers
+        process = worker._process
+        assert process is not None and process.stdin is not None and process.stdout is not None
+        data = msgspec.msgpack.encode(order("flood"))
+        process.stdin.write(len(data).to_bytes(8) + data)
+        async with asyncio.timeout(20):
+            while not process.stdout._paused:  # type: ignore[attr-defined]
+                await asyncio.sleep(0)
+        async with asyncio.timeout(END_SECONDS / 2):
+            await worker.end()
+        with pytest.raises(ProcessLookupError):
+            os.kill(child, 0)
+        assert (await pool.convert(order("next"))).title == "next"
+
+
+async def test_an_answer_that_is_none_costs_its_file_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async with hostile(monkeypatch, tmp_path, LIMITS) as pool:
+        assert "no answer" in await refused(pool, order("lie"))
+        assert (await pool.convert(order("next"))).title == "next"
+
+
 async def test_leaving_the_pool_ends_its_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     async with hostile(monkeypatch, tmp_path, LIMITS) as pool:
         child = int((await pool.convert(order("children"))).title)
@@ -188,6 +218,25 @@ async def test_processor_time_ends_a_process_that_nobody_stops(tmp_path: Path) -
     await worker.stdin.drain()
     async with asyncio.timeout(30):
         assert await worker.wait() == -signal.SIGXCPU
+
+
+@pytest.mark.parametrize(
+    ("form", "data"),
+    [
+        ("html", b"<script a=b " * 300_000),
+        ("docx", docx([(0, "words")] * 100_000)),
+        (
+            "mail",
+            b"From: a@b.c\nContent-Type: text/plain" + b"".join(b"; a*%d=x" % n for n in range(30_000)) + b"\n\nx",
+        ),
+    ],
+    ids=["unclosed tags", "a DOCX of 100,000 paragraphs", "a header of 30,000 parameters"],
+)
+async def test_what_a_parser_takes_the_square_of_its_length_for_is_given_up_in_time(form: Form, data: bytes) -> None:
+    async with open_pool(1, LIMITS) as pool:
+        await pool.convert(order("warm", b"<p>words", form="html"))
+        assert "more than 0.5 seconds" in await refused(pool, order("slow", data, form, seconds=0.5))
+        assert (await pool.convert(order("next", b"words"))).title == "next"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds the address space")

@@ -1,11 +1,15 @@
 """The scan: which files are taken, what is left out, and that no link leads out of the folder."""
 
+import contextlib
 import os
+import socket
+import stat
 from pathlib import Path
 
 import pytest
 
 from cld.config import IngestLimits
+from cld.ingest import files
 from cld.ingest.files import Unreadable, read
 from cld.ingest.ignore import ignore_of, ignored
 from cld.ingest.scan import Scan, Selection, scan
@@ -121,6 +125,44 @@ def test_a_file_that_grew_since_the_scan_is_not_read_past_the_bound(tmp_path: Pa
     put(tmp_path, "a.md", content="x" * 101)
     with pytest.raises(Unreadable, match="has 101 bytes; at most 100"):
         read(str(tmp_path), "a.md", 100)
+
+
+def test_sockets_and_devices_are_left_out(tmp_path: Path) -> None:
+    put(tmp_path, "a.md")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(os.path.relpath(tmp_path / "b.md"))
+        expected = 1
+        with contextlib.suppress(PermissionError):  # only root makes devices
+            os.mknod(tmp_path / "c.md", stat.S_IFCHR | 0o666, os.makedev(1, 5))
+            expected = 2
+        found = scan(str(tmp_path), selection())
+        assert sources(found) == ["a.md"] and found.skipped == {"no plain file": expected}
+        for name in ("b.md", "c.md")[:expected]:
+            with pytest.raises(Unreadable, match=r"no plain file|cannot be read"):
+                read(str(tmp_path), name, 100)
+
+
+def test_a_file_that_is_written_to_all_the_time_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, "a.md", content="x")
+    whole = files._read
+    writes = 0
+
+    def while_written(fd: int, most: int) -> bytes:
+        nonlocal writes
+        data = whole(fd, most)
+        if writes < stop:
+            writes += 1
+            with (tmp_path / "a.md").open("a") as file:
+                file.write("x")
+        return data
+
+    monkeypatch.setattr(files, "_read", while_written)
+    stop = 1000
+    with pytest.raises(Unreadable, match="being written to"):
+        read(str(tmp_path), "a.md", 100)
+    assert writes < 10
+    stop = writes + 1
+    assert read(str(tmp_path), "a.md", 100).data == b"x" * (stop + 1), "what stands still again is read whole"
 
 
 def test_a_name_that_is_no_text_is_reported(tmp_path: Path) -> None:

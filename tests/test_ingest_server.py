@@ -1,11 +1,13 @@
 """The tool: hosts may have files taken in only from folders that the server's owner named."""
 
+import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ingest_files import docx
 from mcp import Client
 from server_world import MODES, World, call, client, fail, world
 
@@ -15,12 +17,18 @@ from cld.server.ingest_tools import ingest_tools
 
 pytestmark = pytest.mark.anyio
 
+LIMITS = IngestLimits()
+
 
 @asynccontextmanager
 async def host(
-    folder: Path, *roots: Path, mode: str = "legacy", **options: Any
+    folder: Path,
+    *roots: Path,
+    mode: str = "legacy",
+    limits: IngestLimits = LIMITS,
+    **options: Any,
 ) -> AsyncGenerator[tuple[World, Client]]:
-    tools = ingest_tools([str(root) for root in roots], folder / "tree", IngestLimits())
+    tools = ingest_tools([str(root) for root in roots], folder / "tree", limits)
     async with world(folder / "tree") as made:
         made.application.registry.replace("cld", ())
         made.application.registry.replace("knowledge", ())
@@ -83,6 +91,32 @@ async def test_a_bad_file_is_in_the_answer(tmp_path: Path) -> None:
         answer = await call(connected, "ingest")
         assert (answer["added"], answer["failures"]) == (1, 1)
         assert answer["failed"][0]["path"] == str(docs / "x.pdf") and answer["failed"][0]["reason"]
+
+
+@pytest.mark.timeout(60)
+async def test_a_folder_of_traps_costs_each_trap_and_nothing_else(tmp_path: Path) -> None:
+    docs = put(tmp_path / "docs", a="words", **{"deep": "> " * 100_000, "laughs": "---\na: &a [*a, *a]\n---\nwords"})
+    (docs / "bomb.docx").write_bytes(docx([(0, "x")], bomb_bytes=300 << 20))
+    (docs / "slow.html").write_bytes(b"<script a=b " * 300_000)
+    (docs / "nested.eml").write_text("From: a@b.c\n" + "Content-Type: message/rfc822\n\nFrom: x@y\n" * 5000)
+    (docs / "line.txt").touch()
+    os.truncate(docs / "line.txt", 1 << 30)
+    (docs / os.fsdecode(b"caf\xe9.md")).write_text("words")
+    (docs / "link.md").symlink_to("/etc/passwd")
+    os.mkfifo(docs / "pipe.md")
+    async with host(tmp_path, docs, limits=IngestLimits(seconds=1.0)) as (_, connected):
+        answer = await call(connected, "ingest")
+        assert {Path(one["path"]).name: one["reason"].split(";")[0] for one in answer["failed"]} == {
+            "bomb.docx": answer["failed"][0]["reason"].split(";")[0],
+            "slow.html": "it took more than 1 seconds (ingest.seconds)",
+            "nested.eml": "it nests too deep",
+            "line.txt": "it has 1073741824 bytes",
+            "caf\\udce9.md": "its name is no UTF-8",
+        }
+        assert "unpacks to" in answer["failed"][0]["reason"]
+        assert (answer["added"], answer["skipped"]) == (3, {"link": 1, "no plain file": 1})
+        (docs / "a.md").write_text("other words")
+        assert (await call(connected, "ingest", paths=["a.md"]))["changed"] == 1, "the server goes on"
 
 
 async def test_what_takes_longer_is_done_over_several_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

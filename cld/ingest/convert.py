@@ -35,10 +35,12 @@ ABSTRACT_CHARACTERS = 240
 TITLE_CHARACTERS = 200
 UNPACKED_BYTES = 256 * 1024 * 1024
 
-_TITLE = re.compile(r"<title\b[^>]{0,1000}>([^<]{0,2000})</title\s*>", re.I)
-_HEAD = re.compile(r"<head\b[^>]{0,1000}>", re.I)
+# None of these looks past the next "<", so that a page of nothing but beginnings takes linear time.
+_TITLE = re.compile(r"<title\b[^<>]{0,1000}>([^<]{0,2000})</title\s*>", re.I)
+_HEAD = re.compile(r"<head\b[^<>]{0,1000}>", re.I)
 _HEAD_END = re.compile(r"</head\s*>|<body\b", re.I)
-_LINKED_DATA = re.compile(r"<script\b[^>]{0,500}application/ld\+json[^>]{0,500}>[^<]{0,65536}</script\s*>", re.I)
+_SCRIPT = re.compile(r"<script\b([^<>]{0,1000})>[^<]{0,65536}</script\s*>", re.I)
+_LINKED_DATA = "application/ld+json"
 _ESCAPE = re.compile(r"\\([!\"#$%&'()*+,./:;<=>?@\[\]^_`{|}~-])")
 _DATA_URI = re.compile(r"!\[([^\]\n]{0,500})\]\(data:[^)\s]*\)")
 _DRAWN = re.compile(r"^[\s|:#>*=~`+-]+|[\s|]+$|\*\*|__|`", re.M)
@@ -110,7 +112,7 @@ def _text_of(form: Form, data: bytes) -> _Text:
 def _of_html(source: str) -> _Text:
     found = _TITLE.search(source)
     title = "" if found is None else plain_title(html.unescape(found[1]))
-    linked = "\n".join(one[0] for one in _LINKED_DATA.finditer(source))
+    linked = "\n".join(one[0] for one in _SCRIPT.finditer(source) if _LINKED_DATA in one[1].lower())
     head = linked if len(linked) <= HEAD_CHARACTERS else ""
     page = _without_head(source).encode()
     text = _extract(page, "text/html")[0]

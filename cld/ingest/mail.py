@@ -40,7 +40,7 @@ def read_mail(data: bytes) -> Mail:
     for part in _parts(message):
         name = part.get_filename()
         if part.get_content_disposition() == "attachment" or name:
-            attached.append(name or part.get_content_type())
+            attached.append(_plain(name or part.get_content_type()))
         elif part.get_content_type() == "text/plain" and not plain:
             plain = _text(part, is_html=False)
         elif part.get_content_type() == "text/html" and not page:
@@ -73,9 +73,12 @@ def _header(message: EmailMessage, name: str) -> str:
     value = value[: 4 * _HEADER_CHARACTERS]
     with contextlib.suppress(ValueError, LookupError, HeaderParseError):
         value = str(make_header(decode_header(value)))
-    # Bytes that are no text are carried as lone surrogates, which JSON cannot hold.
-    clean = value.encode("utf-8", "replace").decode()
-    return " ".join(clean.split())[:_HEADER_CHARACTERS]
+    return _plain(value)
+
+
+def _plain(value: str) -> str:
+    """One line; bytes that are no text are carried as lone surrogates, which JSON cannot hold."""
+    return " ".join(value.encode("utf-8", "replace").decode().split())[:_HEADER_CHARACTERS]
 
 
 def _text(part: EmailMessage, *, is_html: bool) -> str:

@@ -85,13 +85,15 @@ class _Worker:
         answered = False
         try:
             async with asyncio.timeout(seconds):
-                data = await self._exchange(self._process, msgspec.msgpack.encode(order))
+                answer = _decoder.decode(await self._exchange(self._process, msgspec.msgpack.encode(order)))
             answered = True
-            return _decoder.decode(data)
+            return answer
         except TimeoutError:
             raise ConversionFailed(f"it took more than {order.seconds:g} seconds (ingest.seconds)") from None
         except (asyncio.IncompleteReadError, ConnectionError):
             raise ConversionFailed(_ended(await self._code())) from None
+        except msgspec.DecodeError as error:
+            raise ConversionFailed(f"converting it gave no answer that can be read: {error}") from None
         finally:
             if not answered:
                 await asyncio.shield(self.end())
@@ -101,7 +103,8 @@ class _Worker:
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
-            # A pipe that nobody reads on stays open, and some Pythons wait for it as for the process.
+            # asyncio stops reading a pipe once twice its limit waits there, so it does not see that pipe's end,
+            # and Python 3.11 tells that a process ended only once it has seen the end of all its pipes.
             assert process.stdout is not None
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(END_SECONDS):
