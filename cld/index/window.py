@@ -11,16 +11,16 @@ a line break after every line; where that is not installed, by bytes, which is n
 """
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Literal, Protocol
 
 import msgspec
 
 from cld.errors import InvalidArgument, InvalidResource, ResourceNotFound
+from cld.events.pace import Pace
 from cld.guard import GuardedStore
 from cld.index import Hit
-from cld.index.window_texts import Said, Slice, Text, fitting, text_of
-from cld.resource import Resource
+from cld.index.window_texts import MAX_CHARACTERS, Said, Slice, Text, fitting, text_of, tokens_of_name
 from cld.store import MAX_LIMIT
 from cld.uri import ROOT, URI, is_within, parent_of, parents_of, sort_key, type_of
 
@@ -97,12 +97,18 @@ async def window(store: GuardedStore, find: Find | None, uri: URI, budget: int =
         raise InvalidArgument(f"budget is {budget}; give {MIN_BUDGET} to {MAX_BUDGET} tokens", field="budget")
     own = await store.get(uri)
     filling = _Filling(budget)
-    filling.take("self", uri, own.version, text_of(own.resource))
+    if filling.has_room("self", uri):
+        filling.take("self", uri, own.version, text_of(own.resource))
     # The nearest says most about the work; shown they are from the top down.
     for ancestor in reversed(parents_of(uri)[1:]):
         await _take(store, filling, "ancestor", ancestor)
-    async for sibling in _siblings(store, uri):
+    near, beyond = await _siblings(store, uri)
+    pace = Pace()
+    for sibling in near:
         await _take_outputs(store, filling, sibling)
+        await pace.rest()
+    for sibling in beyond:
+        filling.leave("sibling", sibling, f"it and those beyond it: {MAX_SIBLINGS} are nearer")
     if find is not None and (question := text_of(own.resource).joined[:_QUESTION]):
         for hit in await find(store, question, limit=MAX_SIMILAR):
             if not is_within(hit.uri, uri):
@@ -114,31 +120,43 @@ class _Filling:
     """A window being filled, the most needed first."""
 
     def __init__(self, budget: int) -> None:
-        self.met: set[URI] = set()
+        self._met: set[URI] = set()
         self._budget = budget
         self._left = budget
         self._parts: list[Part] = []
         self._left_out: list[LeftOut] = []
         self._said = Said()
 
+    def has_room(self, role: Role, uri: URI) -> bool:
+        """Whether to look at what `uri` says; not twice, and not where there is no room for anything of it."""
+        if uri in self._met:
+            return False
+        self._met.add(uri)
+        if self._room(role) <= tokens_of_name(uri):
+            self.leave(role, uri, "budget")
+            return False
+        return True
+
     def take(self, role: Role, uri: URI, version: str, text: Text) -> None:
-        if uri in self.met:
-            return
-        self.met.add(uri)
+        """Of a resource that there was room for, as much as fits."""
         if not text.lines:
             return  # nothing to say
         if (other := self._said.before(text.joined)) is not None:
             self.leave(role, uri, f"duplicate of {other}")
             return
-        room = self._left - int(self._budget * (1 - _SHARES[role]))
-        kept, tokens = fitting(uri, text, room)
+        kept, tokens = fitting(uri, text, self._room(role))
         if len(kept.lines) < len(text.lines):
             why = f"budget: {len(kept.lines)} of {len(text.lines)} passages" if kept.lines else "budget"
             self.leave(role, uri, why)
+        elif text.cut:
+            self.leave(role, uri, f"too long: its first {MAX_CHARACTERS} characters at most")
         if kept.lines:
             self._said.add(uri, kept.joined)
             self._left -= tokens
             self._parts.append(Part(uri, role, version, kept.joined, kept.slices, tokens))
+
+    def _room(self, role: Role) -> int:
+        return self._left - int(self._budget * (1 - _SHARES[role]))
 
     def leave(self, role: Role, uri: URI, why: str) -> None:
         self._left_out.append(LeftOut(uri, role, why))
@@ -160,16 +178,16 @@ class _Filling:
         )
 
 
-async def _take(store: GuardedStore, filling: _Filling, role: Role, uri: URI) -> Resource | None:
+async def _take(store: GuardedStore, filling: _Filling, role: Role, uri: URI) -> None:
     try:
         stored = await store.get(uri)
     except ResourceNotFound:
-        return None  # not there, or not to be known of
+        return  # not there, or not to be known of
     except InvalidResource:
         filling.leave(role, uri, "its file is no valid resource")
-        return None
-    filling.take(role, uri, stored.version, text_of(stored.resource))
-    return stored.resource
+        return
+    if filling.has_room(role, uri):
+        filling.take(role, uri, stored.version, text_of(stored.resource))
 
 
 async def _take_outputs(store: GuardedStore, filling: _Filling, uri: URI) -> None:
@@ -179,35 +197,40 @@ async def _take_outputs(store: GuardedStore, filling: _Filling, uri: URI) -> Non
     except (ResourceNotFound, InvalidResource):
         await _take(store, filling, "sibling", uri)
         return
-    below = (await store.list(uri, type=_OUTPUT_TYPE, limit=MAX_SIBLINGS)).uris
+    below = await store.list(uri, type=_OUTPUT_TYPE, limit=MAX_SIBLINGS)
     output = text_of(stored.resource, _OUTPUT_FIELDS)
-    if output.lines or not below:
+    if (output.lines or not below.uris) and filling.has_room("sibling", uri):
         filling.take("sibling", uri, stored.version, output if output.lines else text_of(stored.resource))
-    for message in below:
+    pace = Pace()
+    for message in below.uris:
         await _take(store, filling, "sibling", message)
+        await pace.rest()
+    if below.cursor is not None:
+        filling.leave("sibling", uri, f"messages below it beyond the first {MAX_SIBLINGS}")
 
 
-async def _siblings(store: GuardedStore, uri: URI) -> AsyncIterator[URI]:
+async def _siblings(store: GuardedStore, uri: URI) -> tuple[Sequence[URI], Sequence[URI]]:
     """Those of the same type under the same parent: earlier ones from the nearest back, then later ones.
 
-    What lies at the top of a tree side by side has nothing to do with one another.
+    And the nearest of those that are too far away, on either side. What lies at the top of a tree side by side has
+    nothing to do with one another.
     """
     parent = parent_of(uri)
     if parent == ROOT:
-        return
-    earlier: deque[URI] = deque(maxlen=MAX_SIBLINGS)
+        return (), ()
+    earlier: deque[URI] = deque(maxlen=MAX_SIBLINGS + 1)
     later: list[URI] = []
     async for sibling in _listed(store, parent, type_of(uri)):
         if sibling == uri:
             continue
         if sibling < uri:
             earlier.append(sibling)
-        elif len(later) < MAX_SIBLINGS:
+        elif len(later) <= MAX_SIBLINGS:
             later.append(sibling)
         else:
             break
-    for one in (*reversed(earlier), *later):
-        yield one
+    back = list(reversed(earlier))
+    return (*back[:MAX_SIBLINGS], *later[:MAX_SIBLINGS]), (*back[MAX_SIBLINGS:], *later[MAX_SIBLINGS:])
 
 
 async def _listed(store: GuardedStore, parent: URI, type: str) -> AsyncIterator[URI]:

@@ -31,10 +31,11 @@ class Slice(msgspec.Struct, frozen=True):
 
 
 class Text(msgspec.Struct, frozen=True):
-    """Slices of a resource, in order, and their texts, a line each."""
+    """Slices of a resource, in order, and their texts, a line each; `cut` where `MAX_CHARACTERS` left some out."""
 
     slices: tuple[Slice, ...]
     lines: tuple[str, ...]
+    cut: bool = False
 
     @property
     def joined(self) -> str:
@@ -51,7 +52,9 @@ def text_of(resource: Resource, fields: Sequence[str] = ()) -> Text:
             inside = not fields or any(
                 part.field == field or part.field.startswith((f"{field}.", f"{field}[")) for field in fields
             )
-            if inside and len(part.text) <= left:
+            if inside:
+                if len(part.text) > left:
+                    return Text(tuple(slices), tuple(lines), cut=True)
                 left -= len(part.text)
                 slices.append(Slice(part.field, part.start, part.start + len(part.text)))
                 lines.append(part.text)
@@ -60,14 +63,20 @@ def text_of(resource: Resource, fields: Sequence[str] = ()) -> Text:
 
 def fitting(uri: URI, text: Text, room: int) -> tuple[Text, int]:
     """As many of the first lines as fit into `room` tokens, with their URI, and what they take."""
-    counts = tokens_of([f"{uri}\n\n", *(f"{line}\n" for line in text.lines)])
-    total, taken = counts[0], 0
-    for count in counts[1:]:
-        if total + count > room:
-            break
-        total += count
-        taken += 1
-    return Text(text.slices[:taken], text.lines[:taken]), total if taken else 0
+    total, taken = tokens_of_name(uri), 0
+    # More at a time with every step, so that what there is no room for is hardly looked at.
+    while taken < len(text.lines):
+        for count in tokens_of([f"{line}\n" for line in text.lines[taken : 2 * taken + 1]]):
+            if total + count > room:
+                return Text(text.slices[:taken], text.lines[:taken]), total if taken else 0
+            total += count
+            taken += 1
+    return text, total if taken else 0
+
+
+def tokens_of_name(uri: URI) -> int:
+    """What a resource takes in a window before it says anything."""
+    return tokens_of([f"{uri}\n\n"])[0]
 
 
 def tokens_of(texts: Sequence[str]) -> list[int]:

@@ -7,6 +7,7 @@ import msgspec
 
 from cld.guard import GuardedStore
 from cld.index.window import Window
+from cld.index.window_texts import tokens_of
 from cld.server.call import Call, Reply
 from cld.server.registry import READS, Tool, tool_of
 from cld.server.resources_tools import COUNT, TEXT, AnyUri, described
@@ -14,6 +15,9 @@ from cld.uri import URI
 
 Look = Callable[[GuardedStore, URI, int], Awaitable[Window]]
 """`cld.index.window.window` with what finds similar resources: the window of a resource, within a budget of tokens."""
+
+_MORE_TOKENS = 20
+"""What the line takes that says how many notes there was no room for."""
 
 
 class ContextGet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -27,9 +31,7 @@ def context_tools(look: Look) -> Sequence[Tool]:
     async def context_get(call: Call, args: ContextGet) -> Reply:
         async with call.progressing(f"gathering the context of {args.uri}"):
             found = await look(call.store, args.uri, args.budget)
-        data = msgspec.to_builtins(found)
-        notes = [f"left out: {one.uri} ({one.role}): {one.why}" for one in found.left_out]
-        return Reply(data, "\n\n".join([found.text, *(["\n".join(notes)] if notes else [])]))
+        return Reply(msgspec.to_builtins(found), "\n\n".join(part for part in (found.text, _notes(found)) if part))
 
     return (
         tool_of(
@@ -67,3 +69,20 @@ def context_tools(look: Look) -> Sequence[Tool]:
             required=["uri", "tokens", "parts", "left_out"],
         ),
     )
+
+
+def _notes(found: Window) -> str:
+    """What was left out and why, as far as the budget goes; the data has all of it."""
+    lines = [f"left out: {one.uri} ({one.role}): {one.why}" for one in found.left_out]
+    left = found.budget - found.tokens - _MORE_TOKENS
+    if left < 0:
+        return ""
+    taken: list[str] = []
+    for line, tokens in zip(lines, tokens_of([f"{line}\n" for line in lines]), strict=True):
+        left -= tokens
+        if left < 0:
+            break
+        taken.append(line)
+    if more := len(lines) - len(taken) + found.more_left_out:
+        taken.append(f"left out besides: {more}")
+    return "\n".join(taken)
