@@ -122,6 +122,38 @@ class Ingest(IngestLimits, frozen=True, forbid_unknown_fields=True):
     roots: tuple[Annotated[str, msgspec.Meta(pattern=r"^([/~]|[A-Za-z]:[/\\])")], ...] = ()
 
 
+class WorkBudget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one message may cost at most, all its tasks together; a plan may say less, never more. Money in US dollars."""
+
+    tokens: Annotated[int, msgspec.Meta(ge=0)] = 200_000
+    money: Annotated[float, msgspec.Meta(ge=0)] = 1.0
+    calls: Annotated[int, msgspec.Meta(ge=0)] = 1000
+    seconds: Seconds = 3600.0
+
+
+class Work(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How tasks are worked.
+
+    `tasks_at_once` is how many this process works at a time. Who works a task has it for `lease_seconds` unless
+    renewed; when a process dies, others go on after that. `iterations` bounds a task's dialogue with its model,
+    `corrections` how often subtasks are added because what came was not enough; `depth`, `width` and `tasks` bound
+    a plan. `resume` says whether a server that starts takes up what was left undone.
+    """
+
+    tasks_at_once: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 16
+    lease_seconds: Annotated[float, msgspec.Meta(ge=0.5, le=3600)] = 15.0
+    time_limit: Seconds = 300.0
+    approval_seconds: Annotated[float, msgspec.Meta(gt=0, le=30 * 86_400)] = 86_400.0
+    iterations: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 20
+    corrections: Annotated[int, msgspec.Meta(ge=0, le=10)] = 2
+    depth: Annotated[int, msgspec.Meta(ge=1, le=16)] = 6
+    width: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1000
+    tasks: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 5000
+    window_tokens: Annotated[int, msgspec.Meta(ge=100, le=1_000_000)] = 4000
+    resume: bool = True
+    budget: WorkBudget = WorkBudget()
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All of cld's settings. `root` is a path or an fsspec URL."""
 
@@ -139,6 +171,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     index: Index = Index()
     graph: Graph = Graph()
     ingest: Ingest = Ingest()
+    work: Work = Work()
 
     @property
     def is_local(self) -> bool:
