@@ -6,8 +6,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from cld.index import writer as writing
 from cld.index.segment import BrokenIndex, merge_segments
 from cld.index.table import Table, View, read_manifest
 from cld.index.wordllama import WordLlama
@@ -144,6 +146,28 @@ async def test_files_of_a_maintainer_that_died_are_swept_and_others_wait_for_nob
     again = await Writer.open(tmp_path / "i", WordLlama())
     assert said(again.table) == {"a": "1"}
     assert {path.name for path in (tmp_path / "i").iterdir()} == {"manifest", *counted_files(again)}
+
+
+async def test_many_large_resources_are_written_some_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "PORTION_BYTES", 300)
+    writer = await Writer.open(tmp_path / "i", WordLlama())
+    await writer.append([text("gone", "0")])
+    sizes = [10, 200, 100, 500, 50, 50, 50, 50, 290]
+    many = [
+        (uri, version, msgspec.structs.replace(one, content={"text": "x" * size}))
+        for size, (uri, version, one) in ((size, text(f"t{at}", "1")) for at, size in enumerate(sizes))
+    ]
+    await writer.append(many, [URI("cld:common.Text.gone")])
+    view = writer.table.refresh()
+    assert counted(view) == {f"t{at}": "1" for at in range(len(sizes))}
+    assert view is not None
+    assert [[uri[-2:] for uri in segment.uris] for segment, _ in view.parts[1:]] == [
+        ["t0", "t1"],
+        ["t2"],
+        ["t3"],
+        ["t4", "t5", "t6", "t7"],
+        ["t8"],
+    ]
 
 
 async def test_the_last_step_of_comparing_finds_files_that_were_damaged_since(tmp_path: Path) -> None:

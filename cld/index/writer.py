@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 
 FAN_IN = 6
 """So many segments of like size are merged into one."""
+
+PORTION_BYTES = 8 * 1024 * 1024
+"""So much of resources, as JSON, is embedded and written at a time; a larger one by itself."""
 
 _SMALLEST = 64
 _UNRELATED = (
@@ -86,10 +89,14 @@ class Writer:
         """Index these resources as they are at the version given, in place of what was known of them.
 
         Raises:
-            EmbeddingFailed, OSError: nothing was changed.
+            EmbeddingFailed, OSError: only some of them were indexed.
         """
-        entries = await self._entries(resources)
         gone = [uri for uri in removed if self.table.version_of(uri) is not None]
+        for some in _portions(resources):
+            await self._append(await self._entries(some), gone)
+            gone = []
+
+    async def _append(self, entries: Sequence[Entry], gone: Sequence[URI]) -> None:
         if not entries and not gone:
             return
         name = new_id()
@@ -194,6 +201,19 @@ def choose_run(view: View, fan_in: int) -> tuple[int, int] | None:
 
 def _living_rows(segment: Segment, alive: Mask) -> int:
     return int(np.diff(segment.starts)[alive].sum())
+
+
+def _portions(resources: Sequence[tuple[URI, str, Resource]]) -> Iterator[Sequence[tuple[URI, str, Resource]]]:
+    """The resources, so many at a time that neither memory nor a segment's rows are exceeded; one portion of none."""
+    some: list[tuple[URI, str, Resource]] = []
+    size = 0
+    for one in resources:
+        before, size = size, size + len(msgspec.json.encode(one[2].content))
+        if some and size > PORTION_BYTES:
+            yield some
+            some, size = [], size - before
+        some.append(one)
+    yield some
 
 
 def _read(resource: Resource) -> "tuple[list[str], list[tuple[Hashes, Numbers, int]]]":
