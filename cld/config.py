@@ -119,11 +119,11 @@ class IngestLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Ingest(IngestLimits, frozen=True, forbid_unknown_fields=True):
     """`roots` are the folders that the tool `ingest` may read, as whole paths; the command reads what its user may."""
 
-    roots: tuple[Annotated[str, msgspec.Meta(pattern=r"^([/~]|[A-Za-z]:[/\\])")], ...] = ()
+    roots: tuple[str, ...] = ()
 
 
 class WorkBudget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one message may cost at most, all its tasks together; a plan may say less, never more. Money in US dollars."""
+    """What one message may cost at most, all its tasks together; a plan may say less, never more. Money is in dollars."""
 
     tokens: Annotated[int, msgspec.Meta(ge=0)] = 200_000
     money: Annotated[float, msgspec.Meta(ge=0)] = 1.0
@@ -238,8 +238,11 @@ def load_settings(flags: Mapping[str, str | None], environment: Mapping[str, str
     if environment.get(OPA):
         merged = _over(merged, {"policy": {"opa": environment[OPA]}})
     settings = _convert(merged, f"a flag or one of {', '.join((*ENVIRONMENT.values(), OPA))}")
-    for path in (settings.policies, *settings.ingest.roots):
-        _expanded(path)
+    _expanded(settings.policies)
+    for folder in settings.ingest.roots:
+        _expanded(folder)
+        if not folder.startswith("~") and not Path(folder).is_absolute():
+            raise ConfigError(f"{own_file} sets ingest.roots to {folder!r}; write whole paths, as ~/documents")
     return settings
 
 

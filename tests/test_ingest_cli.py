@@ -3,7 +3,11 @@
 import json
 from pathlib import Path
 
+import pytest
 from cli_process import Pty, cld
+
+from cld.config import load_settings
+from cld.errors import ConfigError
 
 
 def put(folder: Path, **files: str) -> None:
@@ -36,6 +40,42 @@ def test_a_broken_file_is_named_and_the_exit_code_says_so(tmp_path: Path) -> Non
 def test_a_path_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     done = cld("ingest", "missing", cwd=tmp_path)
     assert done.returncode == 2 and b"missing cannot be found" in done.stderr
+
+
+def test_the_limits_are_those_of_the_settings(tmp_path: Path) -> None:
+    put(tmp_path / "docs", a="words", b="many more words")
+    (tmp_path / "cld.toml").write_text("[ingest]\nfile_bytes = 10\n")
+    report = json.loads(cld("ingest", "docs", "--json", cwd=tmp_path).stdout)
+    assert report["added"] == 1
+    assert [one["reason"] for one in report["failed"]] == ["it has 15 bytes; at most 10 are taken (ingest.file_bytes)"]
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("seconds = 0", "- at `$.ingest.seconds`"),
+        ("seconds = inf", "- at `$.ingest.seconds`"),
+        ("memory_bytes = 1000", "`int` >= 268435456 - at `$.ingest.memory_bytes`"),
+        ("file_bytes = '64 MB'", "Expected `int`, got `str` - at `$.ingest.file_bytes`"),
+        ("passages = -1", "- at `$.ingest.passages`"),
+        ("depth = 100000", "- at `$.ingest.depth`"),
+        ("file_byte = 1", "unknown field `file_byte` - at `$.ingest`"),
+        ("roots = ['docs']", "sets ingest.roots to 'docs'; write whole paths"),
+    ],
+)
+def test_a_limit_that_cannot_be_kept_is_named(tmp_path: Path, written: str, said: str) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text(f"[ingest]\n{written}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_settings({"root": str(tmp_path / "tree")}, {"CLD_CONFIG": str(own)})
+    assert said in str(caught.value) and str(own) in str(caught.value)
+
+
+def test_a_home_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text("[ingest]\nroots = ['~no-such-person/docs']\n")
+    with pytest.raises(ConfigError, match="~no-such-person/docs' is no path"):
+        load_settings({"root": str(tmp_path / "tree")}, {"CLD_CONFIG": str(own)})
 
 
 def test_patterns_given_leave_files_out(tmp_path: Path) -> None:

@@ -6,14 +6,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from ingest_files import docx
 from mcp import Client
 from server_world import MODES, World, call, client, fail, world
 
-from cld.config import IngestLimits
+from cld.config import Ingest, IngestLimits
 from cld.server import ingest_tools as module
 from cld.server.ingest_tools import ingest_tools
+from cld.server.knowledge_tools import knowledge_tools
 
 pytestmark = pytest.mark.anyio
 
@@ -82,6 +84,18 @@ async def test_nothing_outside_can_be_read_nor_its_being_there_be_told(tmp_path:
         assert (await made.store.list(depth=9)).uris == ()
         answer = await call(connected, "ingest")
         assert answer["added"] == 1 and answer["skipped"] == {"link": 1}
+
+
+async def test_folders_and_limits_are_those_of_the_settings(tmp_path: Path) -> None:
+    docs = put(tmp_path / "docs", a="words", b="many more words")
+    async with world(tmp_path / "tree") as made:
+        given = Ingest(roots=(str(docs),), file_bytes=10)
+        made.runtime.settings = msgspec.structs.replace(made.runtime.settings, ingest=given)
+        made.application.registry.replace("cld", ())
+        made.application.registry.replace("knowledge", knowledge_tools(made.runtime)[1])
+        async with client(made, "legacy") as connected:
+            answer = await call(connected, "ingest")
+    assert answer["added"] == 1 and "at most 10 are taken" in answer["failed"][0]["reason"]
 
 
 async def test_a_bad_file_is_in_the_answer(tmp_path: Path) -> None:
