@@ -20,6 +20,7 @@ MAX_REQUESTS = 32
 
 _MOST = 100_000  # and for all together
 _SAMPLE = (100, 1000, 400_000)  # requests elected anew: at least, at most, and times the candidates
+_PARTS = 4  # of the sample; each is elected without the spread of its own
 _DESCRIPTION = 2.0  # requests that a description stands for
 _CENTRE = 10.0
 _SMOOTHING = 20.0  # words of language at large mixed to those of a candidate
@@ -76,7 +77,7 @@ class Experience:
 
     def meet(self, vectors: Floats, words: Sequence[Sequence[str]]) -> Signals:
         """The signals of requests, given as vectors and as words."""
-        places = self._whitened(vectors) @ self._places.T
+        places = self._whitened(vectors, self._whitener) @ self._places.T
         return Signals(np.asarray(places, np.float32), np.stack([self._said(one) for one in words]))
 
     def rehearsal(self) -> Rehearsal:
@@ -84,18 +85,30 @@ class Experience:
         size = min(len(self._texts), max(least, min(most, budget // len(self._numbers))))
         # Any fixed choice will do; this one makes the same election of the same candidates.
         order: Positions = np.random.default_rng(0).permutation(len(self._texts))
-        chosen: list[int] = sorted(order[:size].tolist())
+        chosen = np.sort(order[:size])
         owners: Positions = self._owners[chosen]
-        vectors = self._vectors[chosen]
-        words = [self._words[index] for index in chosen]
-        signals = self.meet(vectors, words)
-        weight = (_DESCRIPTION + self._numbers[owners])[:, None]
-        without = (self._means[owners] * weight - vectors) / (weight - 1)
-        rows = np.arange(size)
-        signals.places[rows, owners] = np.sum(self._whitened(vectors) * self._whitened(without), axis=1)
+        words = [self._words[index] for index in chosen.tolist()]
+        signals = Signals(
+            np.zeros((size, len(self._numbers)), np.float32), np.stack([self._said(one) for one in words])
+        )
+        for first in range(_PARTS):
+            rows = np.arange(first, size, _PARTS)
+            signals.places[rows] = self._rehearsed(chosen[rows])
         for row, (owner, one) in enumerate(zip(owners.tolist(), words, strict=True)):
             signals.words[row, owner] = self._said_without(one, owner)
-        return Rehearsal([self._texts[index] for index in chosen], owners, signals)
+        return Rehearsal([self._texts[index] for index in chosen.tolist()], owners, signals)
+
+    def _rehearsed(self, chosen: Positions) -> Floats:
+        """The places of requests as if they had not been there, neither in the means nor in the spread."""
+        rest = len(self._texts) - len(chosen)
+        whitener = _whitener(self._scatter - self._scattered(chosen), rest)
+        owners, vectors = self._owners[chosen], self._vectors[chosen]
+        weight = (_DESCRIPTION + self._numbers[owners])[:, None]
+        without = (self._means[owners] * weight - vectors) / (weight - 1)
+        there = self._whitened(vectors, whitener)
+        found = there @ self._whitened(self._means, whitener).T
+        found[np.arange(len(chosen)), owners] = np.sum(there * self._whitened(without, whitener), axis=1)
+        return np.asarray(found, np.float32)
 
     @property
     def share(self) -> float:
@@ -112,17 +125,16 @@ class Experience:
         # A description speaks of the same in another manner: moved to where requests are.
         moved = described - middle + self._centre
         self._means = (_DESCRIPTION * moved + sums) / (_DESCRIPTION + self._numbers)[:, None]
-        apart = self._vectors - self._means[self._owners]
-        spread = apart.T @ apart / np.float32(total)
-        size = len(spread)
-        level = float(np.trace(spread)) / size + 1e-6
-        spread = spread + np.eye(size, dtype=np.float32) * np.float32(level * (0.5 + 0.5 * size / total))
-        inverse: Floats = np.asarray(np.linalg.inv(spread), np.float32)
-        self._whitener: Floats = np.asarray(np.linalg.cholesky(inverse), np.float32)
-        self._places = self._whitened(self._means)
+        self._scatter = self._scattered(np.arange(total))
+        self._whitener = _whitener(self._scatter, total)
+        self._places = self._whitened(self._means, self._whitener)
 
-    def _whitened(self, vectors: Floats) -> Floats:
-        found: Floats = (vectors - self._centre) @ self._whitener
+    def _scattered(self, chosen: Positions) -> Floats:
+        apart = self._vectors[chosen] - self._means[self._owners[chosen]]
+        return np.asarray(apart.T @ apart, np.float32)
+
+    def _whitened(self, vectors: Floats, whitener: Floats) -> Floats:
+        found: Floats = (vectors - self._centre) @ whitener
         return np.asarray(found / (np.linalg.norm(found, axis=1, keepdims=True) + 1e-9), np.float32)
 
     def _count_words(self, described: Sequence[Sequence[str]]) -> None:
@@ -158,6 +170,16 @@ class Experience:
             number = float(times[np.searchsorted(candidates, owner)])
             value += math.log1p(max(0.0, number - 1) / expected)
         return value / math.sqrt(len(words) + 1)
+
+
+def _whitener(scatter: Floats, count: int) -> Floats:
+    """What makes the spread of so many requests about their candidates' means the same in all directions."""
+    size = len(scatter)
+    spread = scatter / np.float32(max(1, count))
+    level = float(np.trace(spread)) / size + 1e-6
+    spread = spread + np.eye(size, dtype=np.float32) * np.float32(level * (0.5 + 0.5 * size / max(1, count)))
+    inverse: Floats = np.asarray(np.linalg.inv(spread), np.float32)
+    return np.asarray(np.linalg.cholesky(inverse), np.float32)
 
 
 def bounded(requests: Sequence[Sequence[str]]) -> list[Sequence[str]]:
