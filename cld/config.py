@@ -123,7 +123,7 @@ class Ingest(IngestLimits, frozen=True, forbid_unknown_fields=True):
 
 
 class WorkBudget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one message may cost at most, all its tasks together; a plan may say less, never more. Money is in dollars."""
+    """What one message may cost at most, with all its tasks; a plan may say less, never more. Money is in dollars."""
 
     tokens: Annotated[int, msgspec.Meta(ge=0)] = 200_000
     money: Annotated[float, msgspec.Meta(ge=0)] = 1.0
@@ -152,6 +152,82 @@ class Work(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     window_tokens: Annotated[int, msgspec.Meta(ge=100, le=1_000_000)] = 4000
     resume: bool = True
     budget: WorkBudget = WorkBudget()
+
+
+class Tier(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One model of the chain, `model` as litellm names it. `api_key` is the name of an environment variable.
+
+    `timeout` bounds a try, in seconds; `at_once` and `per_minute` (0: no bound) how many are made. Prices are in US
+    dollars for a million tokens. `max_tokens` bounds an answer and `context` a question with its answer; 0 is what
+    litellm knows. `schema` says how a schema is told: in the request itself, in words, or as litellm knows.
+    """
+
+    name: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
+    model: Annotated[str, msgspec.Meta(min_length=1)]
+    api_base: str = ""
+    api_key: Annotated[str, msgspec.Meta(pattern="^([A-Za-z_][A-Za-z0-9_]*)?$")] = ""
+    timeout: Seconds = 120.0
+    at_once: Positive = 4
+    per_minute: Annotated[int, msgspec.Meta(ge=0)] = 0
+    price_in: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    price_out: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    max_tokens: Annotated[int, msgspec.Meta(ge=0)] = 0
+    context: Annotated[int, msgspec.Meta(ge=0)] = 0
+    schema: Literal["auto", "request", "words"] = "auto"
+    temperature: float | None = None
+    reasoning_effort: Literal["", "none", "minimal", "low", "medium", "high"] = ""
+
+    def __post_init__(self) -> None:
+        if (self.price_in is None) != (self.price_out is None):
+            raise ValueError("price_in and price_out belong together; 0 is a price")
+
+
+class Models(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The models that are asked: those of the `chain` one after another, for planning and judging `reasoning` first.
+
+    `cache` is how many answers are kept for the same question, in memory; 0 keeps none.
+    """
+
+    chain: tuple[Tier, ...] = ()
+    reasoning: Tier | None = None
+    cache: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+    def __post_init__(self) -> None:
+        names = [tier.name for tier in (*self.chain, *([self.reasoning] if self.reasoning else []))]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two tiers are named {min(twice)!r}")
+
+
+Rate = Annotated[str, msgspec.Meta(pattern=r"^[1-9][0-9]{0,8}/(second|minute|hour|day)$")]
+"""How often, as `30/minute`: so many at once, and as many again over that time."""
+
+WholePath = Annotated[str, msgspec.Meta(pattern=r"^([/~]|[A-Za-z]:[/\\\\])")]
+
+
+class Tooling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Tools: whose Python files are tools, what a call of any tool may take, and what the tools cld brings may reach.
+
+    `folders` hold Python files with tools; `environment` names the variables these get of cld's own. `seconds`
+    and `output_bytes` bound each call, `memory_bytes` the address space of each process, `workers` how many run
+    at once. `tool_rates` and `namespace_rates` are by name, `*` for each of the others.
+
+    `http_hosts` may be fetched from (`example.org`, `*.example.org`, with `:port` where it is not the usual one),
+    in `granted_folder` files are read and written, in `outbox` drafts of mails are left; empty turns each off.
+    """
+
+    folders: tuple[WholePath, ...] = ()
+    environment: tuple[str, ...] = ()
+    library: bool = True
+    seconds: Seconds = 60.0
+    output_bytes: Annotated[int, msgspec.Meta(ge=1024, le=64 * _MEGABYTE)] = 256 * 1024
+    memory_bytes: Annotated[int, msgspec.Meta(ge=128 * _MEGABYTE)] = 2048 * _MEGABYTE
+    workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
+    idle_seconds: Seconds = 60.0
+    tool_rates: dict[str, Rate] = {}
+    namespace_rates: dict[str, Rate] = {}
+    http_hosts: tuple[str, ...] = ()
+    granted_folder: Literal[""] | WholePath = ""
+    outbox: Literal[""] | WholePath = ""
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -203,7 +279,7 @@ OPA = "CLD_OPA"
 CONFIG = "CLD_CONFIG"
 """The user's own file, where that is not `cld/cld.toml` in the user's configuration folder."""
 
-OWN = ("policy.opa", "index.model", "index.api_base", "ingest.roots", "auth")
+OWN = ("policy.opa", "index.model", "index.api_base", "ingest.roots", "models", "auth")
 """Settings, or whole tables of them, that only the user's own file and the environment can give."""
 
 

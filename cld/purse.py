@@ -1,0 +1,186 @@
+"""What tasks may spend: ledgers kept in the tree, below the tasks whose budgets they keep.
+
+A purse belongs to one task and draws on all ledgers from there up: something is set aside in each of them
+before it is spent, and settled afterwards. Changes of one ledger by this process that come together are
+written together. Owns reading and writing of ledgers; the arithmetic is `cld.tasks.budget`.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from cld.errors import BudgetExceeded, CldError, Conflict, InvalidResource, ResourceNotFound
+from cld.guard import GuardedStore
+from cld.resource import Draft
+from cld.tasks.budget import drop, hold, left, settle, tightest
+from cld.types import Budget, Ledger, Usage
+from cld.uri import URI, make_uri
+
+LEDGER = "plan.Ledger"
+
+MOST_TRIES = 50
+"""How often a change is tried again because other processes changed the ledger."""
+
+Change = Callable[[Ledger], Ledger]
+
+
+def ledger_uri(task: URI) -> URI:
+    """Where the ledger of a task's budget lies."""
+    return make_uri(task, LEDGER, "budget")
+
+
+@dataclass
+class _Waiting:
+    change: Change
+    done: "asyncio.Future[None]"
+
+
+@dataclass
+class _Book:
+    """One ledger as this process last knew it, and the changes that wait to be written."""
+
+    uri: URI
+    store: GuardedStore
+    version: str = ""
+    ledger: Ledger | None = None
+    waiting: list[_Waiting] = field(default_factory=list[_Waiting])
+    writing: "asyncio.Task[None] | None" = None
+
+
+class Ledgers:
+    """All ledgers that this process draws on."""
+
+    def __init__(self) -> None:
+        self._books: dict[URI, _Book] = {}
+
+    async def create(self, store: GuardedStore, task: URI, budget: Budget) -> None:
+        """Open a ledger for `budget` below `task`, unless there is one."""
+        uri = ledger_uri(task)
+        with contextlib.suppress(Conflict):
+            await store.put(Draft(uri, msgspec.to_builtins(Ledger(budget))))
+
+    def purse(self, store: GuardedStore, tasks: Sequence[URI], key: str) -> "Purse":
+        """The purse of a task whose budget and those above it are kept below `tasks`; `key` names it among others."""
+        books = [self._books.setdefault(uri, _Book(uri, store)) for uri in map(ledger_uri, tasks)]
+        return Purse(self, books, key)
+
+    def forget(self, task: URI) -> None:
+        """Let go of what is known of a ledger whose task is over."""
+        self._books.pop(ledger_uri(task), None)
+
+    async def known(self, book: _Book) -> Ledger:
+        """The ledger, read if it has not been.
+
+        Raises:
+            BudgetExceeded: it is not there or cannot be read: what has no ledger has no budget.
+        """
+        if book.ledger is None:
+            try:
+                stored = await book.store.get(book.uri)
+                book.ledger, book.version = msgspec.convert(stored.resource.content, Ledger), stored.version
+            except (ResourceNotFound, InvalidResource, msgspec.ValidationError) as error:
+                message = f"{book.uri} cannot be read, so that nothing may be spent: {error}; restore it"
+                raise BudgetExceeded(message, what="ledger", uri=book.uri) from error
+        return book.ledger
+
+    async def change(self, book: _Book, change: Change) -> None:
+        """Apply `change`, together with others that wait.
+
+        Raises:
+            BudgetExceeded: by `change` itself; the ledger stays as it is then.
+        """
+        waiting = _Waiting(change, asyncio.get_running_loop().create_future())
+        book.waiting.append(waiting)
+        if book.writing is None:
+            # Of its own, so that who is cancelled while it waits does not take the others' changes along.
+            book.writing = asyncio.create_task(self._write(book))
+        await asyncio.shield(waiting.done)
+
+    async def _write(self, book: _Book) -> None:
+        while book.waiting:
+            together, book.waiting = book.waiting, []
+            try:
+                await self._write_once(book, together)
+            except Exception as error:  # a task boundary: whoever waits is told
+                book.ledger = None
+                for one in together:
+                    if not one.done.done():
+                        one.done.set_exception(error)
+                        one.done.exception()  # it may have been given up meanwhile
+        book.writing = None
+
+    async def _write_once(self, book: _Book, together: Sequence[_Waiting]) -> None:
+        for _ in range(MOST_TRIES):
+            before = after = await self.known(book)
+            refused: dict[int, CldError] = {}
+            for number, one in enumerate(together):
+                try:
+                    after = one.change(after)
+                except CldError as error:
+                    refused[number] = error
+            if after != before:
+                try:
+                    stored = await book.store.put(Draft(book.uri, msgspec.to_builtins(after)), if_version=book.version)
+                except Conflict:
+                    book.ledger = None
+                    continue
+                book.ledger, book.version = after, stored.version
+            elif refused and book.ledger is not None:
+                # Refused by what was known: another process may have given something back since.
+                book.ledger = None
+                if await self.known(book) != before:
+                    continue
+            for number, one in enumerate(together):
+                if one.done.done():
+                    continue
+                if number in refused:
+                    one.done.set_exception(refused[number])
+                    one.done.exception()
+                else:
+                    one.done.set_result(None)
+            return
+        raise Conflict(f"{book.uri} changes all the time; try again later", uri=book.uri, current=None)
+
+
+class Purse:
+    """What one task may draw on; without ledgers it has no bounds."""
+
+    def __init__(self, ledgers: Ledgers, books: Sequence[_Book], key: str) -> None:
+        self._ledgers = ledgers
+        self._books = books
+        self._key = key
+
+    async def left(self) -> Budget:
+        """What can be set aside now."""
+        return tightest([left(await self._ledgers.known(book)) for book in self._books])
+
+    async def hold(self, step: str, amount: Usage) -> None:
+        """Set `amount` aside for one step, in all ledgers or in none.
+
+        Raises:
+            BudgetExceeded: it is not there; nothing was set aside.
+        """
+        if not _costs(amount):
+            return
+        key = f"{self._key} {step}"
+        for number, book in enumerate(self._books):
+            try:
+                await self._ledgers.change(book, lambda ledger: hold(ledger, key, amount))
+            except BudgetExceeded as error:
+                for before in self._books[:number]:
+                    await self._ledgers.change(before, lambda ledger: drop(ledger, key))
+                raise BudgetExceeded(str(error), what=error.what, uri=error.uri or book.uri) from None
+
+    async def settle(self, step: str, spent: Usage) -> None:
+        """Say what a step cost in the end, and give back the rest; nothing happens where nothing was set aside."""
+        key = f"{self._key} {step}"
+        for book in self._books:
+            if key in (await self._ledgers.known(book)).held:
+                await self._ledgers.change(book, lambda ledger: settle(ledger, key, spent))
+
+
+def _costs(amount: Usage) -> bool:
+    return bool(amount.tokens or amount.money or amount.calls)
