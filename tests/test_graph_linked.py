@@ -156,6 +156,7 @@ def test_links_are_taken_from_prose_and_not_from_code() -> None:
     text = (
         "[a](http://a.example/x_(y)) <http://b.example/> [[Some page|shown]] [c](../c.md#part)\n\n[d]: http://d.example\n"
         "`[no](http://no.example)`\n\n~~~\n[no](http://no.example) [[No]]\n~~~\n[js](javascript:alert)"
+        " [JS](JavaScript:alert) <VBScript:a>"
     )
     lines, _ = said({"text": text, "source": "docs/deep/notes.md"})
     found = {line.rpartition(" ")[2] for line in matching(lines, "<cld-vocab:linksTo>")}

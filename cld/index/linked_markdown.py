@@ -32,6 +32,9 @@ _REFERENCE = re.compile(r"^ {0,3}\[[^\]\n]{1,200}\]:[ \t]{0,8}<?([^\s<>]{1,2048}
 _AUTOLINK = re.compile(r"<([A-Za-z][A-Za-z0-9+.-]{1,31}:[^\s<>]{1,2048})>")
 _WIKI = re.compile(r"\[\[([^\[\]|#\n]{1,300})(?:#[^\[\]|\n]{0,300})?(?:\|[^\[\]\n]{0,300})?\]\]")
 
+_NO_PLACES = ("javascript:", "vbscript:", "data:", VOCABULARY)
+"""Schemes, which have no case, of what is run or carried by a link instead of being where it leads."""
+
 _KNOWN_KEYS = {
     "title": "title",
     "description": "description",
@@ -114,7 +117,7 @@ def resolved(target: str, source: str) -> str:
     if not target or target.startswith("#"):
         return ""
     if is_iri(target):
-        return "" if target.startswith(("javascript:", "data:", VOCABULARY)) else target
+        return "" if target.lower().startswith(_NO_PLACES) else target
     if source.startswith(SOURCE):
         # urljoin resolves only against schemes that it knows.
         path = urlsplit(urljoin("http://source/" + source.removeprefix(SOURCE).lstrip("/"), target))
