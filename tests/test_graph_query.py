@@ -358,3 +358,20 @@ async def test_idle_workers_go_and_come_back(tmp_path: Path) -> None:
             while any(slot._process is not None for slot in graph._workers._free):
                 assert time.monotonic() < end
                 await asyncio.sleep(0.001)
+
+
+async def test_a_worker_that_was_taken_just_as_it_should_go_stays(tmp_path: Path) -> None:
+    async with a_world(tmp_path / "resources", LIMITS) as world:
+        await fill(world, OPEN)
+        await world.catch_up()
+        await world.answer("ASK {}")
+        workers = world.graph._workers
+        slot = next(slot for slot in workers._free if slot.idle is not None)
+        assert slot.idle is not None and slot.key is not None
+        slot.idle.cancel()
+        # Its time is up; before it is closed, it is asked again.
+        workers._rest(slot)
+        async with workers.one(slot.key) as taken:  # type: ignore[arg-type]
+            assert taken is slot
+            await asyncio.gather(*workers._closing)
+            assert slot._process is not None and slot._process.is_alive

@@ -225,9 +225,14 @@ class _Workers:
 
     def _rest(self, slot: _Slot) -> None:
         slot.idle = None
-        task = asyncio.create_task(slot.aclose())
+        task = asyncio.create_task(self._close_if_free(slot))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+    async def _close_if_free(self, slot: _Slot) -> None:
+        # Between the timer and this task somebody may have taken it, or have been and gone.
+        if slot in self._free and slot.idle is None:
+            await slot.aclose()
 
 
 def _readable_as_made(store: GuardedStore, entries: Sequence[Entry]) -> Sequence[Entry]:
