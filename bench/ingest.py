@@ -5,12 +5,13 @@
 Without folders: the installed documentation of the packages in this environment (Markdown, reStructuredText,
 HTML, text, licences) and the sources of the project itself. Each figure is of one run; `again` is the second
 run over the same files, `one` a run after one file changed. As yardsticks, in the same run on the same
-files: reading them and taking their digests; and one bare write, fsync and rename for each resource that the
+files: reading them and taking their digests; converting them without writing anything; and one bare write, fsync and rename for each resource that the
 run wrote, one after the other. Memory is the peak of the server's process and of the largest converting process.
 """
 
 import argparse
 import asyncio
+import contextlib
 import hashlib
 import os
 import resource
@@ -22,13 +23,19 @@ import time
 from pathlib import Path
 from typing import get_args
 
-from cld.config import Durability, Settings
+from cld.config import Durability, IngestLimits, Settings
 from cld.ingest import Report, ingest
+from cld.ingest.failed import ConversionFailed
+from cld.ingest.kinds import SNIFFED_BYTES, by_content
+from cld.ingest.messages import Order
+from cld.ingest.pool import open_pool
+from cld.ingest.scan import Selection, scan
 from cld.policy import Context
 from cld.runtime import Runtime
 from cld.uri import ROOT
 
 PROJECT = Path(__file__).parent.parent
+LIMITS = IngestLimits()
 SUFFIXES = {".md", ".rst", ".txt", ".html", ".pdf", ".docx"}
 
 
@@ -80,6 +87,30 @@ def write_bare(folder: Path, count: int, size: int) -> float:
     return time.perf_counter() - started
 
 
+async def convert_all(folders: list[Path]) -> float:
+    """Seconds that converting all files takes, the processes being there."""
+    orders: list[Order] = []
+    for folder in folders:
+        for one in scan(str(folder), Selection("", (), frozenset(), LIMITS, lambda _: False)).found:
+            data = (folder / one.path).read_bytes()
+            if (kind := one.kind or by_content(data[:SNIFFED_BYTES])) is not None:
+                bounds = (LIMITS.text_characters, LIMITS.passages, LIMITS.seconds)
+                orders.append(Order(Path(one.path).name, kind.form, data, *bounds))
+    async with open_pool(max(1, min(4, os.cpu_count() or 1)), LIMITS) as pool:
+        warm = Order("warm.html", "html", b"<p>words", 1000, 10, 60.0)
+        await asyncio.gather(*(pool.convert(warm) for _ in pool.workers))
+        started = time.perf_counter()
+        waiting = iter(orders)
+
+        async def work() -> None:
+            for order in waiting:
+                with contextlib.suppress(ConversionFailed):
+                    await pool.convert(order)
+
+        await asyncio.gather(*(work() for _ in range(len(pool.workers) + 1)))
+        return time.perf_counter() - started
+
+
 async def timed(runtime: Runtime, folders: list[Path]) -> tuple[Report, float]:
     store = runtime.store(runtime.principal, Context(tool="ingest", host="bench"))
     started = time.perf_counter()
@@ -90,6 +121,7 @@ async def timed(runtime: Runtime, folders: list[Path]) -> tuple[Report, float]:
 async def measure(folders: list[Path], scratch: Path, durability: Durability) -> None:
     count, size, reading = read_all(folders)
     print(f"{count} files, {size / 1e6:.1f} MB; read and digested at {size / 1e6 / reading:.0f} MB/s")
+    converting = await convert_all(folders)
     settings = Settings(root=str(scratch / "tree"), policies=str(PROJECT / "policies"), durability=durability)
     async with Runtime.open(settings) as runtime:
         report, seconds = await timed(runtime, folders)
@@ -101,6 +133,7 @@ async def measure(folders: list[Path], scratch: Path, durability: Durability) ->
         )
         for one in report.failed[:5]:
             print(f"  {Path(one.path).name}: {one.reason[:120]}")
+        print(f"  converting alone: {converting:.2f} s, ratio {converting / seconds:.2f}")
         bare = write_bare(scratch / "bare", min(puts, 3000), 800) * puts / min(puts, 3000)
         print(f"  bare durable writes of as many files: {bare:.1f} s, ratio {bare / seconds:.2f}")
         await asyncio.sleep(2.1)  # until the files' times can be relied on
