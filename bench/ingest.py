@@ -4,9 +4,10 @@
 
 Without folders: the installed documentation of the packages in this environment (Markdown, reStructuredText,
 HTML, text, licences) and the sources of the project itself. Each figure is of one run; `again` is the second
-run over the same files, `one` a run after one file changed. As yardsticks, in the same run on the same
-files: reading them and taking their digests; converting them without writing anything; and one bare write, fsync and rename for each resource that the
-run wrote, one after the other. Memory is the peak of the server's process and of the largest converting process.
+run over the same files, `one` a run after one file changed. As yardsticks, in the same run on the same files:
+reading them and taking their digests; converting them without writing anything; and one bare write, fsync and
+rename for each resource that the run wrote, one after the other. Memory is the peak of the server's process and
+of the largest converting process.
 """
 
 import argparse
