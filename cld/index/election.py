@@ -18,7 +18,7 @@ from cld.index.arrays import Floats, Positions, Scores, np
 from cld.index.election_doubt import CAUTION, EVEN, confidence, facts_of, learnt_caution
 from cld.index.election_learning import PLACES, Experience, bounded, learnt_trust
 from cld.index.election_learning import WORDS as EARLIER_WORDS
-from cld.index.election_words import Vocabulary, request_words
+from cld.index.election_words import Vocabulary, emphasis, request_words
 from cld.index.wordllama import embed
 
 MAX_TEXT = 4000
@@ -29,7 +29,6 @@ MAX_TEXT = 4000
 _WEIGHTS = {"meaning": 10.0, "words": 1.6, "name": 2.0}
 _EARLIER = {"earlier": PLACES, "earlier_words": EARLIER_WORDS}
 
-_SIGNALS = (*_WEIGHTS, *_EARLIER)
 _BLOCK = 256
 _BLOCK_SCORES = 2_000_000
 _JOINED = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -86,7 +85,10 @@ class Election(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class _Block:
-    """A block of requests: for each (rows), each candidate (columns) and each of `_SIGNALS` what it says."""
+    """A block of requests: for each (rows) and each candidate (columns) what each signal says, and their words.
+
+    Signals come in the order of `_WEIGHTS`, then of `_EARLIER`.
+    """
 
     signals: Floats
     words: Sequence[Sequence[str]]
@@ -182,10 +184,14 @@ class Electorate:
         best = _best(scores, max(top, 2))
         chances = np.exp((scores - scores[best[0]]).astype(np.float64))
         chances *= confident / float(chances.sum())
+        telling = sorted(words, key=emphasis, reverse=True)
         numbers: list[int] = best.tolist()
+        said: list[list[float]] = block.signals[row, best].tolist()
         ranked = tuple(
-            Ranked(self.candidates[number].name, round(float(chances[number]), 6), self._why(block, row, number))
-            for number in numbers
+            [
+                Ranked(self.candidates[number].name, round(chance, 6), self._why(one, telling, number))
+                for number, one, chance in zip(numbers, said, chances[best].tolist(), strict=True)
+            ]
         )
         abstained = confident < EVEN
         return Election(
@@ -196,11 +202,10 @@ class Electorate:
             reason=_reason(next(iter(ranked)), abstained, confident),
         )
 
-    def _why(self, block: _Block, row: int, number: int) -> Why:
-        said = dict(zip(_SIGNALS, block.signals[row, number].tolist(), strict=False))
-        said.pop("earlier_words", None)
-        shared = self._vocabulary.shared(block.words[row], number)
-        return Why(**{name: round(value, 4) for name, value in said.items()}, shared=shared)
+    def _why(self, said: Sequence[float], telling: Sequence[str], number: int) -> Why:
+        meaning, words, name, *earlier = [round(value, 4) for value in said]
+        shared = self._vocabulary.shared(telling, number)
+        return Why(meaning, words, name, earlier[0] if earlier else 0.0, shared)
 
 
 def elect(request: str, candidates: Sequence[Candidate], top: int = 5) -> Election:

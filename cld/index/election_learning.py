@@ -85,9 +85,10 @@ class Experience:
         size = min(len(self._texts), max(least, min(most, budget // len(self._numbers))))
         # Any fixed choice will do; this one makes the same election of the same candidates.
         order: Positions = np.random.default_rng(0).permutation(len(self._texts))
-        chosen = np.sort(order[:size])
+        chosen: Positions = np.sort(order[:size])
+        places: list[int] = chosen.tolist()
         owners: Positions = self._owners[chosen]
-        words = [self._words[index] for index in chosen.tolist()]
+        words = [self._words[index] for index in places]
         signals = Signals(
             np.zeros((size, len(self._numbers)), np.float32), np.stack([self._said(one) for one in words])
         )
@@ -96,7 +97,7 @@ class Experience:
             signals.places[rows] = self._rehearsed(chosen[rows])
         for row, (owner, one) in enumerate(zip(owners.tolist(), words, strict=True)):
             signals.words[row, owner] = self._said_without(one, owner)
-        return Rehearsal([self._texts[index] for index in chosen.tolist()], owners, signals)
+        return Rehearsal([self._texts[index] for index in places], owners, signals)
 
     def _rehearsed(self, chosen: Positions) -> Floats:
         """The places of requests as if they had not been there, neither in the means nor in the spread."""
@@ -151,24 +152,24 @@ class Experience:
             expected = _SMOOTHING * (sum(by.values()) + 1) / everything
             candidates = np.array(sorted(by), np.intp)
             times = np.array([by[candidate] for candidate in candidates.tolist()], np.float32)
-            self._said_by[word] = (candidates, times, expected)
+            self._said_by[word] = (candidates, np.log1p(times / np.float32(expected)), expected)
         self._lengths = np.log1p(sizes / np.float32(_SMOOTHING)) * np.float32(_PATIENCE)
 
     def _said(self, words: Sequence[str]) -> Floats:
         """How much likelier each candidate's requests have these words than others' have (naive Bayes)."""
         row = self._lengths * np.float32(-len(words))
-        for word in words:
-            if (known := self._said_by.get(word)) is not None:
-                candidates, times, expected = known
-                row[candidates] += np.log1p(times / np.float32(expected))
+        if found := [self._said_by[word] for word in words if word in self._said_by]:
+            candidates = np.concatenate([candidates for candidates, _, _ in found])
+            said = np.concatenate([values for _, values, _ in found])
+            row += np.bincount(candidates, said, len(row)).astype(np.float32)
         return row / np.float32(math.sqrt(len(words) + 1))
 
     def _said_without(self, words: Sequence[str], owner: int) -> float:
         value = -len(words) * _PATIENCE * math.log1p(max(0.0, float(self._sizes[owner]) - len(words)) / _SMOOTHING)
         for word in words:
-            candidates, times, expected = self._said_by[word]
-            number = float(times[np.searchsorted(candidates, owner)])
-            value += math.log1p(max(0.0, number - 1) / expected)
+            candidates, said, expected = self._said_by[word]
+            times = math.expm1(float(said[np.searchsorted(candidates, owner)])) * expected
+            value += math.log1p(max(0.0, times - 1) / expected)
         return value / math.sqrt(len(words) + 1)
 
 

@@ -70,12 +70,12 @@ class Vocabulary:
         while len(self._cache) > self._most_cached:
             self._cache.popitem(last=False)
         names = np.add.reduceat(likes[:, self._name_words] * self._name_weights, self._name_starts, axis=1)
-        return Signals(np.maximum(said - np.float32(_NOISE), 0), names / self._name_sums)
+        return Signals(np.maximum(said - np.float32(_NOISE), 0), np.asarray(names / self._name_sums, np.float32))
 
     def shared(self, words: Iterable[str], candidate: int) -> tuple[str, ...]:
-        """Those of `words` that the candidate has too, the rarest first."""
+        """Those of `words` that the candidate has too."""
         there = self._said[candidate]
-        return tuple(sorted((word for word in words if word in there), key=emphasis, reverse=True))
+        return tuple([word for word in words if word in there])
 
     def _learn(self, words: Iterable[str]) -> None:
         """Finds out what those words give that were not met lately."""
