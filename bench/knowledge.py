@@ -332,8 +332,8 @@ async def maintain(root: Path) -> None:
     """A maintainer until it is killed; prints its peak in MB when all is indexed."""
     async with opened(root) as (store, mine), open_bus(Watch(), root, store) as bus:
         keeper = Maintainer(root / ".cld" / "index", mine, lambda: hear(mine, bus))
-        task = asyncio.create_task(keeper.run())
-        await keeper.ready.wait()
+        task = asyncio.create_task(keeper.keeping.run())
+        await keeper.keeping.ready.wait()
         print(limits.getrusage(limits.RUSAGE_SELF).ru_maxrss / 1024, flush=True)
         await task
 

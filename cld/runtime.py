@@ -24,6 +24,7 @@ from cld.events.choose import open_bus
 from cld.guard import Guard, GuardedStore, GuardedSubscription
 from cld.guard.events import hear
 from cld.index import Model
+from cld.index.graph import GraphLimits
 from cld.knowledge import Knowledge, index_folder
 from cld.policy import Action, Context
 from cld.policy.explain import explain
@@ -81,7 +82,7 @@ class Runtime:
                 timeout_ms=settings.policy.timeout_ms,
                 opa=settings.policy.opa,
             )
-            journal = DecisionLog(log_folder(settings))
+            journal = DecisionLog(log_folder(settings), total_bytes=settings.policy.log_bytes)
             stack.callback(journal.close)
             runtime = cls(settings, store, policy, journal)
             for problem in runtime.problems():
@@ -126,10 +127,17 @@ class Runtime:
         """
         if self._knowledge is None:
             folder = index_folder(self.settings.root_path if self.settings.is_local else None)
-            reader = self.store(INDEXER, Context(tool="index"))
+            guard = Guard(INDEXER, self._policy, self._journal, brief=True)
+            reader = GuardedStore(guard, self._store, self._schemas, Context(tool="index"))
             chosen = self.settings.index
-            model = Model(chosen.model, chosen.api_base, chosen.dimensions)
-            self._knowledge = Knowledge(folder, reader, lambda: self.hear(reader), model)
+            self._knowledge = Knowledge(
+                folder,
+                reader,
+                lambda types: self.hear(reader, types=types),
+                Model(chosen.model, chosen.api_base, chosen.dimensions),
+                limits=GraphLimits(**msgspec.structs.asdict(self.settings.graph)),
+                reconcile_seconds=chosen.reconcile_seconds,
+            )
         return self._knowledge
 
     def explain(self, principal: Principal, action: Action, uri: URI, context: Context) -> Mapping[str, Any]:

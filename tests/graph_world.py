@@ -71,10 +71,10 @@ class World:
         store = self.guarded(who="service:index")
         async with open_bus(Watch(), self.root.resolve(), self.store) as bus:
             keeper = GraphKeeper(self.folder, store, lambda: hear(store, bus))
-            task = asyncio.create_task(keeper.run())
+            task = asyncio.create_task(keeper.keeping.run())
             try:
                 if wait:
-                    await asyncio.wait_for(keeper.ready.wait(), SECONDS)
+                    await asyncio.wait_for(keeper.keeping.ready.wait(), SECONDS)
                 yield keeper
             finally:
                 task.cancel()

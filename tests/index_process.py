@@ -14,9 +14,9 @@ from index_world import a_world
 
 async def main(root: Path) -> None:
     async with a_world(root) as world, world.maintained(wait=False) as maintainer:
-        await maintainer.holds.wait()
+        await maintainer.keeping.holds.wait()
         print("holds", flush=True)
-        await maintainer.ready.wait()
+        await maintainer.keeping.ready.wait()
         print("ready", flush=True)
         await asyncio.Event().wait()
 

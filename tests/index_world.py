@@ -15,7 +15,7 @@ from cld.events.choose import open_bus
 from cld.guard import Guard, GuardedStore
 from cld.guard.events import hear
 from cld.index import Model
-from cld.index.check import Checked, check
+from cld.index.check import Checked, check_search
 from cld.index.maintainer import Maintainer
 from cld.index.search import Search
 from cld.policy import Context
@@ -67,7 +67,7 @@ class World:
         return [hit.uri for hit in await self.search.query(self.guarded(rule), query, **more)]
 
     async def check(self, **more: Any) -> Checked:
-        return await check(self.folder, self.mine, **more)
+        return await check_search(self.folder, self.mine, **more)
 
     def maintainer(self, model: Model | None = None, **options: Any) -> Maintainer:
         """A maintainer that hears of nothing."""
@@ -81,10 +81,10 @@ class World:
         wait = options.pop("wait", True)
         async with open_bus(Watch(), self.root.resolve(), self.store) as bus:
             maintainer = Maintainer(self.folder, store, lambda: hear(store, bus), model, **options)
-            task = asyncio.create_task(maintainer.run())
+            task = asyncio.create_task(maintainer.keeping.run())
             try:
                 if wait:
-                    await asyncio.wait_for(maintainer.ready.wait(), SECONDS)
+                    await asyncio.wait_for(maintainer.keeping.ready.wait(), SECONDS)
                 yield maintainer
             finally:
                 task.cancel()

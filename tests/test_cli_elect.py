@@ -7,8 +7,6 @@ from typing import Any
 
 from cli_process import DEADLINE, cld, command, environment
 
-from cld.index.election_history import FILE, History
-
 TOOLS: list[dict[str, Any]] = [
     {"name": "get_weather", "description": "Current conditions and forecast for a place.", "parameters": "city days"},
     {
@@ -107,15 +105,14 @@ def test_candidates_below_a_prefix_are_those_one_may_read_that_say_what_they_are
     ranked = json.loads(done.stdout)["ranked"]
     assert [one["name"] for one in ranked] == ["cld:plan.Assistant.rain", "cld:plan.Assistant.money"]
     nobody = cld("--principal", "user:stranger", "elect", "what will the weather be", "--among", "cld:", cwd=tmp_path)
-    assert json.loads(nobody.stdout)["ranked"] == []
+    assert json.loads(nobody.stdout)["ranked"] == [] and json.loads(nobody.stdout)["abstained"] is True
 
-    history = History()
-    for number, text in enumerate(("how much did the harbour dues come to", "sum up the harbour dues")):
-        uri = f"cld:plan.Task.t{number}"
-        assert cld("put", uri, json.dumps({"text": text}), cwd=tmp_path).returncode == 0
-        history.add("cld:plan.Assistant.money", uri, text)
-    history.save(tmp_path / "resources/.cld/index" / FILE)
-    taught = cld("elect", "the harbour dues of May", "--among", "cld:", cwd=tmp_path)
+    requests = ["how much did the harbour dues come to", "sum up the harbour dues"]
+    for number, text in enumerate([*requests, "tidy my desk"]):
+        status = "completed" if text in requests else "failed"
+        content = {"status": status, "assistant": "cld:plan.Assistant.money"}
+        task = ["put", f"cld:plan.Task.t{number}", json.dumps(content), "--meta", f"purpose={text}"]
+        assert cld(*task, cwd=tmp_path).returncode == 0
+    taught = cld("elect", "the harbour dues of May", "--among", "cld:", "--type", "plan.Assistant", cwd=tmp_path)
     first = json.loads(taught.stdout)["ranked"][0]
     assert first["name"] == "cld:plan.Assistant.money" and first["why"]["earlier"] > 0.2
-    assert json.loads(nobody.stdout)["abstained"] is True

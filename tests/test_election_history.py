@@ -1,177 +1,275 @@
-"""The history of elections: a sample that stays small, comes back the same, and shows nobody what they may not read."""
+"""What elections learn from tasks: a sample of bounded size, which shows and tells nobody what they may not read."""
 
 import asyncio
 import contextlib
-import random
-import time
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-import anyio
-from index_world import World, until
+import pytest
+from index_world import World, a_world, everything, until
+from table_policy import Rule
 
 from cld.config import Watch
 from cld.events.choose import open_bus
 from cld.guard.events import hear
+from cld.index.check import check_elections
 from cld.index.election import Candidate, elect
-from cld.index.election_history import FILE, KEPT, History, completed, history_of_tree, with_history
-from cld.index.election_keeper import ElectionKeeper
-from cld.resource import Meta, Resource
-from cld.store.local import LocalStore
-from cld.uri import parse_uri
+from cld.index.election_history import KEPT, completed, with_history
+from cld.index.election_keeper import ElectionKeeper, catch_up
+from cld.index.election_table import FILE, ElectionTable, Row, digest_of
+from cld.resource import Draft, Meta, Resource
+from cld.uri import URI, parse_uri
+
+pytestmark = pytest.mark.anyio
+
+ADA = "cld:plan.Assistant.ada"
+BOB = "cld:plan.Assistant.bob"
 
 
-def sample(history: History, *names: str) -> dict[str, list[tuple[str, str]]]:
-    return {name: [(one.key, one.text) for one in history.of(name)] for name in names}
+class Tasks:
+    """A tree with tasks, and what elections know of them."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.folder = world.folder / "elections"
+
+    async def put(self, uri: str, purpose: str = "draw a cat", assistant: str = ADA, status: str = "completed") -> None:
+        content = {"status": status, "assistant": assistant}
+        await self.world.store.put(Draft(parse_uri(uri), content, Meta(purpose=purpose)), by="user:ada", if_version="*")
+
+    async def catch_up(self) -> bool:
+        return await catch_up(self.folder, self.world.mine)
+
+    async def earlier(self, rule: Rule = everything, names: Sequence[str] = (ADA,), **policy: bool) -> list[list[str]]:
+        """The earlier requests of each candidate, as one who may read what `rule` says gets them."""
+        with contextlib.closing(ElectionTable(self.folder, writes=False)) as table:
+            store = self.world.guarded(rule, **policy)
+            taught = await with_history(store, [Candidate(name) for name in names], table)
+        return [list(one.requests) for one in taught]
+
+    @contextlib.asynccontextmanager
+    async def kept(self) -> AsyncIterator[ElectionKeeper]:
+        mine = self.world.mine
+        async with open_bus(Watch(), self.world.root.resolve(), self.world.store) as bus:
+            keeper = ElectionKeeper(self.folder, mine, lambda: hear(mine, bus))
+            task = asyncio.create_task(keeper.keeping.run())
+            try:
+                yield keeper
+            finally:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
 
 
-def test_the_sample_is_the_same_whatever_the_order_and_however_often_they_came() -> None:
-    requests = [(f"a{number % 3}", f"cld:plan.Task.t{number}", f"request {number}") for number in range(500)]
-    forward, shuffled = History(), History()
-    for one in requests:
-        forward.add(*one)
-    for one in random.Random(1).sample(requests, len(requests)) + requests[:100]:
-        shuffled.add(*one)
-    assert sample(forward, "a0", "a1", "a2") == sample(shuffled, "a0", "a1", "a2")
-    assert len(forward) == 3 * KEPT
+@pytest.fixture
+async def tasks(tmp_path: Path) -> AsyncIterator[Tasks]:
+    async with a_world(tmp_path / "resources") as world:
+        yield Tasks(world)
 
 
-def test_a_million_requests_take_no_more_room_than_a_hundred_and_adding_one_stays_as_quick(tmp_path: Path) -> None:
-    file = tmp_path / "history"
-    history = History()
-    history.save(file)
-    text = "x" * 10_000
-
-    def seconds(first: int, count: int) -> float:
-        began = time.process_time()
-        for number in range(first, first + count):
-            history.add("a", f"t{number}", text)
-        return time.process_time() - began
-
-    early = seconds(0, 10_000)
-    kept, size = len(history), file.stat().st_size
-    late = seconds(10_000, 990_000) / 99
-    assert len(history) == kept == KEPT
-    assert file.stat().st_size < 10 * size and file.stat().st_size < 2_000_000
-    assert late < early  # hardly any gets into the sample any more
-    assert History.open(file).of("a") == history.of("a")
-
-
-def test_a_request_that_changed_is_kept_as_it_is_now_and_one_that_is_gone_is_forgotten(tmp_path: Path) -> None:
-    history = History()
-    history.save(tmp_path / "history")
-    assert history.add("a", "t1", "old")
-    assert not history.add("a", "t1", "old")
-    assert history.add("a", "t1", "new")
-    assert history.add("a", "t2", "other")
-    assert history.remove("t2") and not history.remove("t2")
-    for one in (history, History.open(tmp_path / "history")):
-        assert sample(one, "a") == {"a": [("t1", "new")]}
-
-
-def test_a_file_that_is_missing_broken_or_of_another_version_is_an_empty_history(tmp_path: Path) -> None:
-    file = tmp_path / "history"
-    assert len(History.open(file)) == 0
-    history = History()
-    history.add("a", "t1", "text")
-    history.save(file)
-    whole = file.read_bytes()
-    file.write_bytes(whole[:-5])
-    assert len(History.open(file)) == 0
-    file.write_bytes(whole.replace(b'"version":1', b'"version":99'))
-    assert len(History.open(file)) == 0
-    file.write_bytes(b"\x00\xff")
-    assert len(History.open(file)) == 0
-
-
-def test_what_happens_in_a_namespace_one_may_not_read_moves_nothing(tmp_path: Path) -> None:
-    async def main() -> None:
-        world = World(tmp_path, await LocalStore.open(tmp_path, durability="none"))
-        mine, both = History(), History()
-        for number in range(50):
-            mine.add("a", f"cld:cld.Namespace.mine/plan.Task.t{number}", f"mine {number}")
-            both.add("a", f"cld:cld.Namespace.theirs/plan.Task.t{number}", f"theirs {number}")
-            both.add("a", f"cld:cld.Namespace.mine/plan.Task.t{number}", f"mine {number}")
-        bob = world.guarded(lambda _p, _a, uri, _m: "theirs" not in uri)
-        candidates = [Candidate("a")]
-        assert await with_history(bob, candidates, both) == await with_history(bob, candidates, mine)
-        assert await with_history(world.mine, candidates, both) != await with_history(bob, candidates, both)
-        await world.store.aclose()
-
-    anyio.run(main)
+def by_digest(uris: Sequence[str]) -> list[URI]:
+    return sorted(map(parse_uri, uris), key=digest_of)
 
 
 def test_only_tasks_that_were_completed_well_count() -> None:
-    def task(**content: object) -> Resource:
-        return Resource(uri="cld:plan.Task.t", type="plan.Task", meta=Meta(purpose="draw a cat"), content=dict(content))
+    def task(purpose: str = "draw a cat", **content: object) -> Resource:
+        return Resource(
+            uri="cld:plan.Task.t",
+            type="plan.Task",
+            meta=Meta(purpose=purpose, instructions="small"),
+            content=dict(content),
+        )
 
-    assert completed(task(status="completed", assistant="ada")) == ("ada", "draw a cat")
-    assert completed(task(status="running", assistant="ada")) is None
-    assert completed(task(status="completed", assistant="ada", error="no ink")) is None
-    assert completed(task(status="completed")) is None
-
-
-def test_the_keeper_follows_the_tree_and_begins_with_what_is_there(tmp_path: Path) -> None:
-    async def main() -> None:
-        world = World(tmp_path, await LocalStore.open(tmp_path, durability="none"))
-        file = world.folder / FILE
-
-        async def keys() -> list[str]:
-            return [one.key for one in History.open(file).of("ada")]
-
-        async def put(name: str, **more: str) -> None:
-            await world.put(
-                f"cld:plan.Task.{name}", "draw a cat", **{"status": "completed", "assistant": "ada", **more}
-            )
-
-        async def becomes(*names: str) -> None:
-            async def so() -> bool:
-                return sorted(await keys()) == [f"cld:plan.Task.{name}" for name in names]
-
-            await until(so)
-
-        await put("t1")
-        async with open_bus(Watch(), tmp_path.resolve(), world.store) as bus:
-            keeper = ElectionKeeper(world.folder, world.mine, lambda: hear(world.mine, bus))
-            task = asyncio.create_task(keeper.run())
-            await becomes("t1")
-            await put("t2")
-            await becomes("t1", "t2")
-            await put("t1", status="running")
-            await becomes("t2")
-            await world.delete("cld:plan.Task.t2")
-            await becomes()
-            await put("t3")
-            await becomes("t3")
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-        await world.store.aclose()
-
-    anyio.run(main)
+    assert completed(task(status="completed", assistant=ADA, error=None)) == (ADA, "draw a cat\nsmall")
+    assert completed(task(status="running", assistant=ADA)) is None
+    assert completed(task(status="completed", assistant=ADA, error={"code": "no_ink"})) is None
+    assert completed(task(status="completed", assistant=ADA, skipped="there is nothing to draw")) is None
+    assert completed(task(status="completed", assistant="")) is None
+    assert completed(task(status="completed", assistant=None)) is None
+    long = completed(task("x" * 10_000, status="completed", assistant=ADA))
+    assert long is not None and len(long[1]) == 500
 
 
-def test_it_comes_back_the_same_from_the_tree_and_gives_nobody_what_they_may_not_read(tmp_path: Path) -> None:
-    async def main() -> None:
-        world = World(tmp_path, await LocalStore.open(tmp_path, durability="none"))
-        for number in range(6):
-            name = "cld:plan.Assistant.painter" if number % 2 else "cld:plan.Assistant.clerk"
-            text = f"paint picture {number}" if number % 2 else f"add up invoice {number}"
-            await world.put(f"cld:plan.Task.t{number}", text, status="completed", assistant=name)
-        history = await history_of_tree(world.mine)
-        assert len(history) == 6
-        history.save(tmp_path / ".cld" / "index" / "elections")
-        assert len(History.open(tmp_path / ".cld" / "index" / "elections")) == 6
-        candidates = [Candidate("cld:plan.Assistant.painter"), Candidate("cld:plan.Assistant.clerk")]
-        taught = await with_history(world.mine, candidates, history)
-        assert [len(one.requests) for one in taught] == [3, 3]
-        assert elect("paint my dog", taught).ranked[0].name == "cld:plan.Assistant.painter"
+async def test_the_sample_is_drawn_by_the_digests_of_all_that_may_be_read(tasks: Tasks) -> None:
+    uris = [f"cld:plan.Task.t{number}" for number in range(80)]
+    for number, uri in enumerate(uris):
+        await tasks.put(uri, f"request {number}", ADA if number % 2 else BOB)
+    assert await tasks.catch_up()
+    wanted = [[uri for uri in by_digest(uris) if int(uri.rpartition("t")[2]) % 2 == odd] for odd in (1, 0)]
+    got = await tasks.earlier(names=(ADA, BOB, "cld:plan.Assistant.nobody"))
+    assert got == [[f"request {uri.rpartition('t')[2]}" for uri in mine[:KEPT]] for mine in wanted] + [[]]
 
-        hidden = parse_uri("cld:plan.Task.t1")
-        bob = world.guarded(lambda _p, _a, uri, _m: uri != hidden)
-        seen = await with_history(bob, candidates, history)
-        await world.delete(hidden)
-        never = await with_history(world.mine, candidates, await history_of_tree(world.mine))
-        assert seen == never and [len(one.requests) for one in seen] == [2, 3]
-        await world.store.aclose()
 
-    anyio.run(main)
+async def test_what_may_not_be_read_neither_teaches_nor_takes_anothers_place(tasks: Tasks) -> None:
+    shown = [f"cld:plan.Task.shown{number}" for number in range(10)]
+    hidden = [
+        *(f"cld:plan.Task.hidden{number}" for number in range(150)),
+        *(f"cld:cld.Namespace.secret/plan.Task.hidden{number}" for number in range(150)),
+    ]
+    for number, uri in enumerate(shown):
+        await tasks.put(uri, f"shown {number}", ADA if number % 2 else BOB)
+    await tasks.catch_up()
+    alone = await tasks.earlier(names=(ADA, BOB))
+    assert [len(one) for one in alone] == [5, 5]
+    for uri in hidden:
+        await tasks.put(uri, f"hidden {uri}", ADA)
+    await tasks.catch_up()
+    for denied in ("read", "list"):
+        rule: Rule = lambda p, action, uri, meta, denied=denied: "hidden" not in uri or action != denied  # noqa: E731
+        assert await tasks.earlier(rule, (ADA, BOB)) == alone
+    assert await tasks.earlier(names=(ADA, BOB)) != alone
+
+
+async def test_rules_on_meta_hide_what_they_hide(tasks: Tasks) -> None:
+    for number in range(100):
+        await tasks.put(f"cld:plan.Task.t{number}", "open" if number < 5 else "secret")
+    await tasks.catch_up()
+    rule: Rule = lambda p, action, uri, meta: (meta or {}).get("purpose") != "secret"  # noqa: E731
+    assert await tasks.earlier(rule, needs_meta=True) == [["open"] * 5]
+
+
+async def test_a_namespace_counts_for_who_may_read_a_task_at_its_top(tasks: Tasks) -> None:
+    below = "cld:cld.Namespace.docs/common.Conversation.c/plan.Task.t"
+    await tasks.put(below, "in docs")
+    await tasks.put("cld:plan.Task.t", "outside")
+    await tasks.catch_up()
+    everywhere = await tasks.earlier()
+    assert sorted(everywhere[0]) == ["in docs", "outside"]
+    one_conversation: Rule = lambda p, action, uri, meta: "Namespace" not in uri or "/common.Conversation.c" in uri  # noqa: E731
+    assert await tasks.earlier(one_conversation) == [["outside"]]
+
+
+async def test_others_namespaces_are_not_walked_through(tasks: Tasks) -> None:
+    await tasks.put("cld:plan.Task.mine", "mine")
+    with contextlib.closing(ElectionTable(tasks.folder, writes=True)) as table:
+        theirs = [parse_uri(f"cld:cld.Namespace.theirs/plan.Task.t{number}") for number in range(20_000)]
+        table.apply([Row(uri, "v", ADA) for uri in [*theirs, parse_uri("cld:plan.Task.mine")]], [])
+    asked: list[str] = []
+
+    def rule(_p: object, _a: object, uri: str, _m: object) -> bool:
+        asked.append(uri)
+        return "theirs" not in uri
+
+    assert await tasks.earlier(rule) == [["mine"]]
+    assert len(asked) < 10
+
+
+async def test_many_thousand_requests_cost_what_a_hundred_cost(tasks: Tasks) -> None:
+    few = by_digest([f"cld:plan.Task.t{number}" for number in range(100)])
+    many = by_digest([f"cld:plan.Task.t{number}" for number in range(30_000)])
+    for uri in {*few[:KEPT], *many[:KEPT]}:
+        await tasks.put(uri)
+    asked: list[str] = []
+
+    def rule(_p: object, _a: object, uri: str, _m: object) -> bool:
+        asked.append(uri)
+        return True
+
+    counts: list[int] = []
+    for uris in (few, many):
+        with contextlib.closing(ElectionTable(tasks.folder, writes=True)) as table:
+            table.apply([Row(uri, "v", ADA) for uri in uris], [])
+        asked.clear()
+        assert [len(one) for one in await tasks.earlier(rule)] == [KEPT]
+        counts.append(len(asked))
+    assert counts[0] == counts[1]
+    # And what is looked up is found by an index, so that time grows with its depth alone.
+    connection = sqlite3.connect(tasks.folder / FILE)
+    plan = connection.execute(
+        "EXPLAIN QUERY PLAN SELECT digest, uri FROM task WHERE candidate = ? AND (digest, uri) > (?, ?) "
+        "AND namespace NOT IN (?) ORDER BY digest, uri LIMIT ?",
+        (ADA, 0, "", "", 32),
+    ).fetchall()
+    connection.close()
+    assert ["USING COVERING INDEX completed" in step[3] for step in plan] == [True], plan
+
+
+async def test_what_a_task_says_now_counts_also_before_the_keeper_has_seen_it(tasks: Tasks) -> None:
+    for name in ("kept", "changed", "failed", "given", "gone"):
+        await tasks.put(f"cld:plan.Task.{name}", name)
+    await tasks.catch_up()
+    await tasks.put("cld:plan.Task.changed", "another request")
+    await tasks.put("cld:plan.Task.failed", status="running")
+    await tasks.put("cld:plan.Task.given", assistant=BOB)
+    await tasks.world.delete("cld:plan.Task.gone")
+    assert sorted((await tasks.earlier())[0]) == ["another request", "kept"]
+
+
+async def test_the_keeper_follows_the_tree_and_begins_with_what_is_there(tasks: Tasks) -> None:
+    async def becomes(*names: str) -> None:
+        async def so() -> bool:
+            return sorted((await tasks.earlier())[0]) == list(names)
+
+        await until(so)
+
+    await tasks.put("cld:plan.Task.t1", "one")
+    await tasks.world.put("cld:common.Text.t", "no task")
+    async with tasks.kept() as keeper:
+        await becomes("one")
+        await asyncio.wait_for(keeper.keeping.ready.wait(), 30)
+        await tasks.put("cld:plan.Task.t2", "two", status="running")
+        await tasks.put("cld:plan.Task.t3", "three")
+        await becomes("one", "three")
+        await tasks.put("cld:plan.Task.t2", "two")
+        await becomes("one", "three", "two")
+        await tasks.put("cld:plan.Task.t1", "one", status="failed")
+        await tasks.world.delete("cld:plan.Task.t3")
+        await becomes("two")
+
+        async def checked() -> bool:
+            return (await check_elections(tasks.folder, tasks.world.mine, grace_seconds=0)).good
+
+        await until(checked)
+        found = await check_elections(tasks.folder, tasks.world.mine)
+        assert found.resources == 2, "tasks, whoever completed them, and nothing else"
+
+
+async def test_the_check_names_what_is_missing_stale_and_too_much(tasks: Tasks) -> None:
+    assert (await check_elections(tasks.folder, tasks.world.mine)).absent
+    for name in ("same", "changed", "gone"):
+        await tasks.put(f"cld:plan.Task.{name}")
+    await tasks.catch_up()
+    await tasks.put("cld:plan.Task.changed", "another")
+    await tasks.put("cld:plan.Task.new")
+    await tasks.world.delete("cld:plan.Task.gone")
+    found = await check_elections(tasks.folder, tasks.world.mine, grace_seconds=0)
+    assert (found.missing, found.stale, found.extra) == (
+        ("cld:plan.Task.new",),
+        ("cld:plan.Task.changed",),
+        ("cld:plan.Task.gone",),
+    )
+    assert await tasks.catch_up()
+    assert (await check_elections(tasks.folder, tasks.world.mine, grace_seconds=0)).good
+
+
+@pytest.mark.parametrize("damage", [None, b"", b"no database, but long enough to look like one" * 100])
+async def test_it_comes_back_the_same_from_the_tree_whatever_became_of_its_file(
+    tasks: Tasks, damage: bytes | None
+) -> None:
+    for number in range(50):
+        await tasks.put(f"cld:plan.Task.t{number}", f"request {number}")
+    await tasks.catch_up()
+    before = await tasks.earlier()
+    for file in tasks.folder.iterdir():
+        file.unlink()
+    if damage is not None:
+        (tasks.folder / FILE).write_bytes(damage)
+    assert await tasks.earlier() == [[]]
+    found = await check_elections(tasks.folder, tasks.world.mine, grace_seconds=0)
+    assert found.broken if damage is not None else found.absent
+    await tasks.catch_up()
+    assert await tasks.earlier() == before and len(before[0]) == KEPT
+
+
+async def test_earlier_requests_decide_where_descriptions_say_nothing(tasks: Tasks) -> None:
+    for number in range(6):
+        assistant = ADA if number % 2 else BOB
+        await tasks.put(
+            f"cld:plan.Task.t{number}", f"{'paint picture' if number % 2 else 'add up invoice'} {number}", assistant
+        )
+    await tasks.catch_up()
+    with contextlib.closing(ElectionTable(tasks.folder, writes=False)) as table:
+        taught = await with_history(tasks.world.mine, [Candidate(ADA), Candidate(BOB)], table)
+    assert elect("paint my dog", taught).ranked[0].name == ADA
+    assert elect("the invoice of May", taught).ranked[0].name == BOB

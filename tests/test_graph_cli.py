@@ -37,6 +37,7 @@ def test_a_query_is_answered_as_json_and_as_a_table(tmp_path: Path) -> None:
         "columns": ["s", "t", "x"],
         "rows": [[NOTE, "A\x1b[31m note", None]],
         "truncated": False,
+        "incomplete": False,
         "notes": [],
     }
     shown = ok("graph", query, "--human", cwd=tmp_path).decode()

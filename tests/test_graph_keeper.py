@@ -98,7 +98,7 @@ async def test_a_folder_removed_while_it_is_kept_is_made_anew(world: World) -> N
         world.folder.rmdir()
 
         async def is_back() -> bool:
-            return keeper.ready.is_set() and await world.rows(TITLES) == [("cld:common.Text.a", "one")]
+            return keeper.keeping.ready.is_set() and await world.rows(TITLES) == [("cld:common.Text.a", "one")]
 
         await until(is_back)
 
@@ -144,11 +144,11 @@ async def test_one_process_keeps_the_graph_and_another_takes_over_when_it_is_kil
                 return ("cld:common.Text.new", "from another process") in await world.rows(TITLES)
 
             await until(is_there)
-            assert not keeper.ready.is_set()
+            assert not keeper.keeping.ready.is_set()
             for n in range(300, 500):
                 await world.put(f"cld:common.Text.t{n}", title=f"T{n}")
             other.send_signal(signal.SIGKILL)
-            await asyncio.wait_for(keeper.ready.wait(), SECONDS)
+            await asyncio.wait_for(keeper.keeping.ready.wait(), SECONDS)
             assert (await world.answer("SELECT (count(?t) AS ?n) { ?s vocab:title ?t }")).rows == ((501,),)
     finally:
         other.kill()

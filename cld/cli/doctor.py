@@ -13,8 +13,10 @@ from cld.cli.session import existing
 from cld.cli.terminal import Terminal, safe_line
 from cld.config import Settings
 from cld.index.check import Checked
+from cld.knowledge import KINDS, Kind, Knowledge
 from cld.store.local_doctor import Finding
 
+_NAMES: dict[Kind, str] = {"search": "search", "graph": "the graph", "elections": "elections"}
 _STYLE = {"error": ("bold", "red"), "warning": ("yellow",), "info": ("dim",)}
 
 
@@ -32,24 +34,42 @@ async def doctor(arguments: Namespace, settings: Settings, terminal: Terminal) -
                 count += 1
                 left += finding.severity != "info" and not finding.fixed
         if arguments.index:
-            checked = await runtime.knowledge().check()
-            for finding in _index_findings(checked):
-                _print(finding, terminal)
-                left += 1
+            for kind in KINDS:
+                for finding in await _index_findings(runtime.knowledge(), kind, fix=not arguments.no_fix):
+                    _print(finding, terminal)
+                    count += 1
+                    left += finding.severity != "info" and not finding.fixed
     if terminal.human:
         _sum_up(settings, left, count, terminal)
     return ERROR if left else OK
 
 
-def _index_findings(checked: Checked) -> list[Finding]:
+async def _index_findings(knowledge: Knowledge, kind: Kind, *, fix: bool) -> list[Finding]:
+    """What is wrong with one index, put right by catching up with the tree unless another process keeps it."""
+    before = _findings(await knowledge.check(kind), kind)
+    if not before or not fix:
+        return before
+    await knowledge.catch_up(kind)
+    left = _findings(await knowledge.check(kind), kind)
+    return [*left, *(msgspec.structs.replace(one, fixed=True) for one in before if one not in left)]
+
+
+def _findings(checked: Checked, kind: Kind) -> list[Finding]:
+    place = f".cld/index/{kind}"
+    if checked.absent:
+        return [Finding(place, f"there is no index for {_NAMES[kind]} yet; the first question makes it", "info")]
     if checked.broken:
-        return [Finding(".cld/index", checked.broken, "error")]
+        return [Finding(place, f"the index for {_NAMES[kind]} is damaged: {checked.broken}", "error")]
     kinds = (
-        (checked.missing, "is not in the search index"),
-        (checked.stale, "is in the search index in another version"),
-        (checked.extra, "is in the search index and not in the tree"),
+        (checked.missing, "is not in"),
+        (checked.stale, "is in another version in"),
+        (checked.extra, "is not in the tree, but in"),
     )
-    return [Finding(f"{uri}.json", problem, "error") for uris, problem in kinds for uri in uris]
+    return [
+        Finding(f"{uri}.json", f"{problem} the index for {_NAMES[kind]}", "error")
+        for uris, problem in kinds
+        for uri in uris
+    ]
 
 
 def _print(finding: Finding, terminal: Terminal) -> None:

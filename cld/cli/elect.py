@@ -18,10 +18,8 @@ from cld.cli.session import existing, store
 from cld.cli.terminal import Terminal, safe_line
 from cld.config import Settings
 from cld.errors import ConfigError, InvalidArgument
-from cld.index.election import Candidate, Election, Electorate
+from cld.index.election import Election, Electorate
 from cld.index.election_candidates import candidates_below, read_candidates, request_of
-from cld.index.election_history import FILE, History, with_history
-from cld.knowledge import index_folder
 from cld.uri import parse_prefix
 
 _READ_BYTES = 1 << 18
@@ -32,8 +30,7 @@ async def elect(arguments: Namespace, settings: Settings, terminal: Terminal) ->
     """Print the ranking for a request, or for each line of standard input."""
     if arguments.text is None and sys.stdin.isatty():
         raise UsageError("give the request, or a JSON text or object a line on standard input; docs/elect.md")
-    candidates = await _candidates(arguments, settings)
-    electorate = await to_thread.run_sync(Electorate, candidates)
+    electorate = await _electorate(arguments, settings)
     if arguments.text is not None:
         election = electorate.elect(arguments.text, arguments.top)
         if terminal.human:
@@ -57,22 +54,23 @@ async def elect(arguments: Namespace, settings: Settings, terminal: Terminal) ->
     return code
 
 
-async def _candidates(arguments: Namespace, settings: Settings) -> Sequence[Candidate]:
+async def _electorate(arguments: Namespace, settings: Settings) -> Electorate:
     among: str = arguments.among
     if not among.startswith("cld:"):
         try:
             data = await Path(among).read_bytes()
         except OSError as error:
             raise ConfigError(f"{among} cannot be read: {error.strerror}; give a file, or a prefix as cld:…") from error
-        return read_candidates(data, among)
+        return await to_thread.run_sync(Electorate, read_candidates(data, among))
     prefix = parse_prefix(among)
     async with existing(settings) as runtime:
         reader = store(runtime, "resource_list", prefix=prefix, type=arguments.type)
         candidates = [one async for one in candidates_below(reader, prefix, arguments.type)]
         if not settings.is_local:
-            return candidates
-        history = await to_thread.run_sync(History.open, index_folder(settings.root_path) / FILE)
-        return await with_history(reader, candidates, history)
+            return await to_thread.run_sync(Electorate, candidates)
+        knowledge = runtime.knowledge()
+        await knowledge.catch_up("elections")
+        return await knowledge.electorate(reader, candidates)
 
 
 async def _arriving() -> AsyncIterator[list[bytes]]:

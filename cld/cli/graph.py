@@ -4,7 +4,7 @@ import contextlib
 import sys
 import tempfile
 from argparse import Namespace
-from collections.abc import Generator
+from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,11 +14,8 @@ from cld.cli.exits import OK, UsageError
 from cld.cli.session import existing, store
 from cld.cli.terminal import Terminal, safe_line
 from cld.config import Settings
-from cld.guard import GuardedStore
-from cld.index.graph import Answer, Graph
+from cld.index.graph import Answer
 from cld.index.graph_messages import Format
-from cld.knowledge import index_folder
-from cld.runtime import Runtime
 
 _FORMATS: dict[str, Format] = {".ttl": "turtle", ".trig": "trig", ".nq": "nquads"}
 _WIDEST = 60
@@ -28,25 +25,22 @@ async def graph(arguments: Namespace, settings: Settings, terminal: Terminal) ->
     """Print the table that answers a query, or write the graph to a file."""
     if (arguments.sparql is None) == (arguments.export is None):
         raise UsageError("give either a query or --export FILE; cld graph --help says what it takes")
-    format = None if arguments.export is None else _format(arguments.export)
+    export: str | None = arguments.export
+    format = None if export is None else _format(export)
     async with existing(settings) as runtime:
-        folder = index_folder(settings.root_path if settings.is_local else None) / "graph"
-        await runtime.knowledge().graph_catch_up()
-        async with contextlib.aclosing(Graph(folder)) as asked:
-            if format is not None:
-                await _export(asked, _reader(runtime, arguments), format, arguments)
-                return OK
-            sparql = sys.stdin.read() if arguments.sparql == "-" else arguments.sparql
-            answer = await asked.query(_reader(runtime, arguments), sparql, arguments.below, arguments.limit)
+        knowledge = runtime.knowledge()
+        reader = store(runtime, "graph_query", sparql=arguments.sparql, prefix=arguments.below)
+        await knowledge.catch_up("graph")
+        if export is not None and format is not None:
+            await _export(knowledge.export(reader, format, arguments.below), export)
+            return OK
+        sparql = sys.stdin.read() if arguments.sparql == "-" else arguments.sparql
+        answer = await knowledge.graph(reader, sparql, arguments.below, arguments.limit)
     if terminal.human:
         _show(answer, terminal)
     else:
         terminal.document(msgspec.to_builtins(answer))
     return OK
-
-
-def _reader(runtime: Runtime, arguments: Namespace) -> GuardedStore:
-    return store(runtime, "graph_query", sparql=arguments.sparql, prefix=arguments.below)
 
 
 def _format(file: str) -> Format:
@@ -58,16 +52,15 @@ def _format(file: str) -> Format:
     return found
 
 
-async def _export(asked: Graph, reader: GuardedStore, format: Format, arguments: Namespace) -> None:
+async def _export(pieces: AsyncIterator[bytes], target: str) -> None:
     """Write all of the graph, to a file as a whole or not at all."""
-    pieces = asked.export(reader, format, arguments.below)
-    if arguments.export == "-":
+    if target == "-":
         async for piece in pieces:
             sys.stdout.buffer.write(piece)
         sys.stdout.buffer.flush()
         return
     # The command line has the event loop to itself: writing may block it.
-    with _replacing(Path(arguments.export)) as file:
+    with _replacing(Path(target)) as file:
         async for piece in pieces:
             file.write(piece)
 

@@ -14,10 +14,11 @@ async def search(arguments: Namespace, settings: Settings, terminal: Terminal) -
     """Print the hits, best first; the index is made true to the tree before, if no server does that."""
     async with existing(settings) as runtime:
         knowledge = runtime.knowledge()
-        await knowledge.catch_up()
+        await knowledge.catch_up("search")
         reader = store(runtime, "search", query=arguments.query, prefix=arguments.below)
         types = [arguments.type] if arguments.type else []
         hits = await knowledge.search(reader, arguments.query, arguments.below, types, limit=arguments.limit)
+        complete = await knowledge.finds_all()
     for hit in hits:
         if terminal.human:
             terminal.line(f"{terminal.style(f'{hit.score:.2f}', 'dim')}  {terminal.style(safe_line(hit.uri), 'bold')}")
@@ -26,4 +27,6 @@ async def search(arguments: Namespace, settings: Settings, terminal: Terminal) -
             terminal.record(msgspec.to_builtins(hit))
     if terminal.human and not hits:
         terminal.line("nothing found")
+    if not complete:
+        terminal.note("the index is being made; ask again later for more")
     return OK

@@ -1,67 +1,83 @@
-"""The keeper of the history of elections: in one process at a time, follows what tasks become.
+"""The keeper of what was completed: follows what tasks become, in one process at a time.
 
-Begins with all tasks of the tree, so that whatever was missed is made good, and then adds from events. Sees
-the tree through a guarded store: what its principal may not read teaches nothing.
+Owns what is read for it; how one process keeps an index is `cld.index.keeping`'s. Sees the tree through a
+guarded store: what its principal may not read teaches nobody anything.
 """
 
 import asyncio
-import logging
+import contextlib
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-from cld.errors import CldError, InvalidResource, ResourceNotFound
+from cld.events.pace import to_thread
 from cld.guard import GuardedStore, GuardedSubscription
-from cld.index.election_history import FILE, TASK, History, history_of_tree
-from cld.index.graph_keeper import TAKE_OVER_SECONDS, Hear
+from cld.index.database import database_errors
+from cld.index.election_history import TASK, completed
+from cld.index.election_table import ElectionTable, Row
+from cld.index.keeping import RECONCILE_SECONDS, Apply, Hear, Keeping, beside, follow, reconcile
 from cld.index.lock import held
+from cld.store import Stored
 from cld.uri import URI, type_of
-
-log = logging.getLogger(__name__)
-
-_RETRY_SECONDS = (1.0, 60.0)
 
 
 class ElectionKeeper:
-    """Waits until no other process keeps the history below `folder`, then does: `run` it as a task.
+    """Keeps the table in `folder` as the principal that `store` reads as, and `hear` hears as."""
 
-    `hear` subscribes to all changes as the same principal that `store` reads as.
-    """
-
-    def __init__(self, folder: Path, store: GuardedStore, hear: Hear) -> None:
-        self._file = folder / FILE
+    def __init__(
+        self, folder: Path, store: GuardedStore, hear: Hear, *, reconcile_seconds: float = RECONCILE_SECONDS
+    ) -> None:
+        self._folder = folder
         self._store = store
-        self._hear = hear
-        self.ready = asyncio.Event()
-        """Set while this process keeps the history, and it has all of the tree."""
-
-    async def run(self) -> None:
-        """Keep the history for ever; cancel it to stop. Whatever fails is tried again, later each time."""
-        wait, longest = _RETRY_SECONDS
-        while True:
-            try:
-                with held(self._file.parent) as lock:
-                    if lock is not None:
-                        async with self._hear() as subscription:
-                            await self._keep(subscription)
-                            return  # the subscription was closed: the runtime ends
-                await asyncio.sleep(TAKE_OVER_SECONDS)
-            except Exception as error:  # a task boundary: one bad event must not end the learning
-                expected = isinstance(error, (OSError, CldError))
-                log.warning("elections: %s; beginning again in %g s", error, wait, exc_info=None if expected else error)
-                await asyncio.sleep(wait)
-                wait = min(2 * wait, longest)
-            finally:
-                self.ready.clear()
+        self._reconcile_seconds = reconcile_seconds
+        self._turn = asyncio.Lock()
+        self.keeping = Keeping("elections", folder, hear, self._keep, expected=database_errors)
+        """To be run as a task."""
 
     async def _keep(self, subscription: GuardedSubscription) -> None:
-        history = await history_of_tree(self._store)
-        history.save(self._file)
-        self.ready.set()
-        while (event := await subscription.next()) is not None:
-            if type_of(event.uri) == TASK:
-                await self._follow(history, event.uri)
+        with contextlib.closing(ElectionTable(self._folder, writes=True)) as table:
 
-    async def _follow(self, history: History, uri: URI) -> None:
-        try:
-            history.learn((await self._store.get(uri)).resource)
-        except (ResourceNotFound, InvalidResource):
-            history.remove(uri)
+            async def changed(versions: Mapping[URI, str | None]) -> None:
+                await self._apply(table, [uri for uri in versions if type_of(uri) == TASK])
+
+            await beside(follow(subscription, changed), self._reconcile_on(table))
+
+    async def _reconcile_on(self, table: ElectionTable) -> None:
+        while True:
+            await _make_true(table, self._store, partial(self._apply, table))
+            self.keeping.ready.set()
+            await asyncio.sleep(self._reconcile_seconds)
+
+    async def _apply(self, table: ElectionTable, uris: Sequence[URI]) -> None:
+        # Reading belongs to the turn: else what was read first could be written last.
+        async with self._turn:
+            await _apply(table, self._store, uris)
+
+
+async def catch_up(folder: Path, store: GuardedStore) -> bool:
+    """Make the table in `folder` true to the tree once; False where another process keeps it, and nothing was done."""
+    with held(folder) as descriptor:
+        if descriptor is None:
+            return False
+        with contextlib.closing(ElectionTable(folder, writes=True)) as table:
+            await _make_true(table, store, partial(_apply, table, store))
+    return True
+
+
+async def _make_true(table: ElectionTable, store: GuardedStore, apply: Apply) -> None:
+    await reconcile(store, await to_thread(table.versions), apply, type=TASK)
+    await to_thread(table.finish)
+
+
+async def _apply(table: ElectionTable, store: GuardedStore, uris: Sequence[URI]) -> None:
+    """Have the table say of the tasks `uris` what the tree says now."""
+    puts: list[Row] = []
+    gone: list[URI] = []
+    for uri, found in zip(uris, await store.get_each(uris), strict=True):
+        if isinstance(found, Stored):
+            done = completed(found.resource)
+            puts.append(Row(uri, found.version, None if done is None else done[0]))
+        else:
+            gone.append(uri)
+    if puts or gone:
+        await to_thread(lambda: table.apply(puts, gone))

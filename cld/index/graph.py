@@ -45,13 +45,24 @@ class GraphLimits(msgspec.Struct, frozen=True):
     idle_seconds: float = 30.0
 
 
+MAKING = "the graph is being made; not all resources are in it yet"
+
+
 class Answer(msgspec.Struct, frozen=True):
-    """A table: a row has one plain value for each column. `notes` say what the caller should know of it."""
+    """A table: a row has one plain value for each column. `notes` say what the caller should know of it.
+
+    `incomplete`: not all resources were in the graph yet, or their last changes not.
+    """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Value, ...], ...]
     truncated: bool = False
+    incomplete: bool = False
     notes: tuple[str, ...] = ()
+
+    def before_all(self) -> "Answer":
+        """The same, told as one given before all of the tree was in the graph."""
+        return self if self.incomplete else msgspec.structs.replace(self, incomplete=True, notes=(*self.notes, MAKING))
 
 
 class Graph:
@@ -76,6 +87,7 @@ class Graph:
         limits = self._limits
         rows = limits.rows if limit is None else min(limit, limits.rows)
         order = Query(sparql, rows, limits.result_bytes, limits.seconds)
+        whole = await to_thread(self._table.is_complete)
         async with self._dataset(store, prefix) as worker:
             try:
                 found = await worker.ask(order, limits.seconds)
@@ -87,7 +99,8 @@ class Graph:
             message = f"sparql: {place}{found.reason}{undeclared(sparql)}"
             raise InvalidQuery(message, line=found.line, column=found.column)
         assert isinstance(found, Rows)
-        return Answer(found.columns, found.rows, bool(found.cut), await self._notes(found, rows))
+        answer = Answer(found.columns, found.rows, bool(found.cut), notes=self._notes(found, rows))
+        return answer if whole else answer.before_all()
 
     async def export(self, store: GuardedStore, format: Format, prefix: URI = ROOT) -> AsyncGenerator[bytes]:
         """All graphs of what the principal may read, in pieces; Turtle has their union, the others each by name."""
@@ -99,14 +112,12 @@ class Graph:
         await self._workers.aclose()
         await to_thread(self._table.close)
 
-    async def _notes(self, found: Rows, rows: int) -> tuple[str, ...]:
+    def _notes(self, found: Rows, rows: int) -> tuple[str, ...]:
         notes: list[str] = []
         if found.cut == "rows":
             notes.append(f"only the first {rows} rows; use LIMIT and OFFSET with ORDER BY, or ask more closely")
         if found.cut == "bytes":
             notes.append(f"only the first {len(found.rows)} rows, which have {self._limits.result_bytes} bytes")
-        if not await to_thread(self._table.is_complete):
-            notes.append("the graph is being made; not all resources are in it yet")
         return tuple(notes)
 
     @asynccontextmanager
@@ -125,7 +136,7 @@ class Graph:
             some = entries[first : first + _DECISIONS]
             if store.guard.needs_meta:
                 some = _readable_as_made(store, some)
-            readable = set(await store.readable([entry.uri for entry in some]))
+            readable = set(await store.readable([entry.uri for entry in some], brief=True))
             allowed.update((entry.uri, entry.state) for entry in some if entry.uri in readable)
             await asyncio.sleep(0)
         return allowed
@@ -238,7 +249,7 @@ class _Workers:
 def _readable_as_made(store: GuardedStore, entries: Sequence[Entry]) -> Sequence[Entry]:
     """Those whose graphs were made of a version that may be read; the one there now is decided on besides."""
     metas = [cast("dict[str, str]", msgspec.json.decode(entry.meta)) if entry.meta else {} for entry in entries]
-    allowed = store.guard.filter("read", [entry.uri for entry in entries], store.context, metas)
+    allowed = store.guard.filter("read", [entry.uri for entry in entries], store.context, metas, brief=True)
     return [entry for entry, may_read in zip(entries, allowed, strict=True) if may_read]
 
 

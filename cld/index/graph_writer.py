@@ -28,6 +28,11 @@ IDLE_SECONDS = 30.0
 _BATCH_BYTES = 4 * 1024 * 1024
 
 
+def version_of_invalid(reason: str) -> str:
+    """What stands for the version of a file that is no valid resource, because of `reason`."""
+    return f"invalid: {reason}"[:500]
+
+
 class Broken(msgspec.Struct, frozen=True):
     """A file that is no valid resource, and why."""
 
@@ -37,7 +42,7 @@ class Broken(msgspec.Struct, frozen=True):
     @property
     def version(self) -> str:
         """Stands for the version, which it has none of; differs when what is wrong does."""
-        return f"invalid: {self.error}"[:500]
+        return version_of_invalid(str(self.error))
 
 
 Put = Stored | Broken

@@ -34,6 +34,8 @@ def graph_tools(ask: Ask) -> Sequence[Tool]:
         data: dict[str, Any] = {"columns": list(answer.columns), "rows": [list(row) for row in answer.rows]}
         if answer.truncated:
             data["truncated"] = True
+        if answer.incomplete:
+            data["incomplete"] = True
         if answer.notes:
             data["notes"] = list(answer.notes)
         return Reply(data, _text(answer))
@@ -53,6 +55,7 @@ def graph_tools(ask: Ask) -> Sequence[Tool]:
                 "columns": {"type": "array", "items": TEXT},
                 "rows": {"type": "array", "items": {"type": "array"}},
                 "truncated": {"type": "boolean"},
+                "incomplete": {"type": "boolean"},
                 "notes": {"type": "array", "items": TEXT},
             },
             required=["columns", "rows"],

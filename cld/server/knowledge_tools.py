@@ -18,10 +18,14 @@ _NEEDED = ("numpy", "wordllama", "pyoxigraph", "selectolax", "yaml", "kreuzberg"
 
 
 def knowledge_tools(runtime: Runtime) -> tuple[Sequence[Tool], Sequence[Tool]]:
-    """Those offered by default, and those offered with `--tools all`; none where the root is remote."""
+    """Those offered by default, and those offered with `--tools all`; of a remote root only what needs no index."""
     settings = runtime.settings
-    if not settings.is_local or not all(find_spec(name) for name in _NEEDED):
+    if not all(find_spec(name) for name in _NEEDED):
         return (), ()
+    tree = settings.root_path if settings.is_local else None
+    ingest = ingest_tools(settings.ingest.roots, tree, settings.ingest)
+    if tree is None:
+        return (), ingest
 
     async def ask(store: GuardedStore, sparql: str, prefix: URI) -> Answer:
         return await runtime.knowledge().graph(store, sparql, prefix)
@@ -29,5 +33,4 @@ def knowledge_tools(runtime: Runtime) -> tuple[Sequence[Tool], Sequence[Tool]]:
     async def look(store: GuardedStore, uri: URI, budget: int) -> Window:
         return await window(store, runtime.knowledge().search, uri, budget)
 
-    more = (*context_tools(look), *ingest_tools(settings.ingest.roots, settings.root_path, settings.ingest))
-    return (SEARCH, *graph_tools(ask)), more
+    return (SEARCH, *graph_tools(ask)), (*context_tools(look), *ingest)

@@ -26,9 +26,10 @@ async def search(call: Call, args: Query) -> Reply:
     async with call.progressing("searching"):
         hits = await knowledge.search(call.store, args.query, args.prefix, args.types, limit=args.limit)
     data: dict[str, Any] = {"hits": [msgspec.to_builtins(hit) for hit in hits]}
-    if not knowledge.is_complete:
+    complete = await knowledge.finds_all()
+    if not complete:
         data["incomplete"] = True
-    return Reply(data, _text(hits, knowledge.is_complete))
+    return Reply(data, _text(hits, complete))
 
 
 SEARCH: Tool = tool_of(
