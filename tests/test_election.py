@@ -1,10 +1,14 @@
 """Elections: who is chosen, why, and when nobody is."""
 
 import msgspec
+import numpy as np
 import pytest
 
 from cld.errors import InvalidArgument
-from cld.index.election import Candidate, Electorate, elect
+from cld.index.election import Candidate, Electorate, elect, name_words
+from cld.index.election_learning import Experience
+from cld.index.election_words import Vocabulary, request_words
+from cld.index.wordllama import embed
 
 TOOLS = [
     Candidate("get_weather", "Current conditions and forecast for a place.", "city days units"),
@@ -95,3 +99,55 @@ def test_very_long_and_odd_texts_cost_little_and_break_nothing() -> None:
     hostile = [*TOOLS, Candidate("long", "word " * 100_000), Candidate("", ""), Candidate("🌧", "\n\n")]
     for election in Electorate(hostile).elect_each(odd):
         assert 0 <= election.confidence <= 1
+
+
+def test_capitals_change_nothing() -> None:
+    shouted = [
+        msgspec.structs.replace(one, description=one.description.upper(), parameters=one.parameters.upper())
+        for one in TOOLS
+    ]
+    for request in ("will it rain in oslo tomorrow", "reserve seats for tonight"):
+        plain, loud = elect(request, TOOLS), elect(request.upper(), shouted)
+        assert [one.name for one in plain.ranked] == [one.name for one in loud.ranked]
+        assert loud.confidence == pytest.approx(plain.confidence, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["get_weather", "getWeather", "get-weather", "get.weather"])
+def test_a_name_is_read_as_its_words(name: str) -> None:
+    assert name_words(name).lower() == "get weather"
+
+
+def test_a_word_that_every_candidate_has_says_nothing_and_one_that_few_have_speaks_for_them() -> None:
+    texts = [f"booking of {thing}" for thing in ("flights", "hotels", "tables", "courts", "doctors", "taxis")]
+    vocabulary = Vocabulary(texts, [str(number) for number in range(len(texts))])
+    said = vocabulary.meet([request_words("booking"), request_words("courts"), request_words("airplane")]).words
+    assert not said[0].any()
+    assert said[1].argmax() == 3 and said[1, 3] > 0
+    assert said[2].argmax() == 0
+
+
+def test_a_rehearsed_request_is_judged_as_one_never_met() -> None:
+    chance = np.random.default_rng(0)
+    syllables = ["ba", "ke", "lo", "mi", "tu", "ra", "se", "no", "vi", "du"]
+
+    def nonsense() -> str:
+        return " ".join("".join(chance.choice(syllables, 3)) for _ in range(6))
+
+    described = [nonsense() for _ in range(60)]
+    requests = [(owner, text, request_words(text)) for owner in range(60) for text in (nonsense(), nonsense())]
+    experience = Experience(embed(described), [request_words(text) for text in described], requests)
+    rehearsal = experience.rehearsal()
+    own = rehearsal.signals.places[np.arange(len(rehearsal.owners)), rehearsal.owners]
+    # Requests that have nothing to do with their candidates can but be found by chance.
+    better = (rehearsal.signals.places < own[:, None]).mean()
+    assert 0.4 < better < 0.6
+
+
+def test_an_earlier_request_or_two_leave_the_descriptions_their_say() -> None:
+    earlier = ("is it cold outside", "drop Ann a line", "what is this in German", "a place to eat for six")
+    taught = [
+        msgspec.structs.replace(one, requests=(request,)) for one, request in zip(TOOLS, earlier, strict=False)
+    ] + TOOLS[4:]
+    assert elect("how many euros are 200 dollars", taught).ranked[0].name == "convert_currency"
+    assert elect("make this photo smaller, half its width", taught).ranked[0].name == "resize_image"
+    assert elect("forecast for the city of Bergen", taught).ranked[0].name == "get_weather"

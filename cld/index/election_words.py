@@ -20,6 +20,7 @@ _KEPT_BYTES = 64 * 1024 * 1024
 _SHARPNESS = 0.12  # words less like by this are meant e times less often
 _UNLIKE = 0.3  # less like than that is not like at all
 _SURE = 0.1  # that a word of a request is meant to name what it is for, and not said in passing
+_OTHERS = 30  # candidates there could be that have nothing like a word; without them it could say little among few
 _NOISE = 0.8  # chance makes up so much evidence
 _BATCH = 512
 _MOST_RARITIES = 200_000
@@ -97,13 +98,15 @@ class Vocabulary:
         """What a word gives each candidate, and its likeness to each word of the names."""
         near: Positions = np.flatnonzero(like > _UNLIKE)
         near = near[np.argsort(like[near], kind="stable")]
-        meant = np.full(self._count, math.exp((_UNLIKE - 1) / _SHARPNESS), np.float32)
+        unlike = np.float32(math.exp((_UNLIKE - 1) / _SHARPNESS))
+        meant = np.full(self._count, unlike, np.float32)
         firsts, ends = self._starts[near], self._starts[near + 1]
         sizes = ends - firsts
         places = np.arange(int(sizes.sum())) + np.repeat(firsts - np.cumsum(sizes) + sizes, sizes)
         # Of a candidate's words the likest comes last, and stays.
         meant[self._owners[places]] = np.repeat(np.exp((like[near] - 1) / np.float32(_SHARPNESS)), sizes)
-        said = np.log((1 - _SURE) + _SURE * meant / meant.mean()) * np.float32(emphasis(word))
+        usual = (meant.sum() + _OTHERS * unlike) / (len(meant) + _OTHERS)
+        said = np.log((1 - _SURE) + _SURE * meant / usual) * np.float32(emphasis(word))
         named = np.clip(like[self._in_names], 0, 1) ** 4
         return np.asarray(said, np.float32), np.asarray(named, np.float32)
 
