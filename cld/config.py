@@ -169,8 +169,8 @@ class Tier(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timeout: Seconds = 120.0
     at_once: Positive = 4
     per_minute: Annotated[int, msgspec.Meta(ge=0)] = 0
-    price_in: Annotated[float, msgspec.Meta(ge=0)] | None = None
-    price_out: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    price_in: Annotated[float, msgspec.Meta(ge=0, le=1_000_000)] | None = None
+    price_out: Annotated[float, msgspec.Meta(ge=0, le=1_000_000)] | None = None
     max_tokens: Annotated[int, msgspec.Meta(ge=0)] = 0
     context: Annotated[int, msgspec.Meta(ge=0)] = 0
     schema: Literal["auto", "request", "words"] = "auto"
@@ -201,8 +201,6 @@ class Models(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 Rate = Annotated[str, msgspec.Meta(pattern=r"^[1-9][0-9]{0,8}/(second|minute|hour|day)$")]
 """How often, as `30/minute`: so many at once, and as many again over that time."""
 
-WholePath = Annotated[str, msgspec.Meta(pattern=r"^([/~]|[A-Za-z]:[/\\\\])")]
-
 
 class Tooling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Tools: whose Python files are tools, what a call of any tool may take, and what the tools cld brings may reach.
@@ -215,7 +213,7 @@ class Tooling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     in `granted_folder` files are read and written, in `outbox` drafts of mails are left; empty turns each off.
     """
 
-    folders: tuple[WholePath, ...] = ()
+    folders: tuple[str, ...] = ()
     environment: tuple[str, ...] = ()
     library: bool = True
     seconds: Seconds = 60.0
@@ -226,8 +224,8 @@ class Tooling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tool_rates: dict[str, Rate] = {}
     namespace_rates: dict[str, Rate] = {}
     http_hosts: tuple[str, ...] = ()
-    granted_folder: Literal[""] | WholePath = ""
-    outbox: Literal[""] | WholePath = ""
+    granted_folder: str = ""
+    outbox: str = ""
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -248,6 +246,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     graph: Graph = Graph()
     ingest: Ingest = Ingest()
     work: Work = Work()
+    tooling: Tooling = Tooling()
 
     @property
     def is_local(self) -> bool:
@@ -279,7 +278,9 @@ OPA = "CLD_OPA"
 CONFIG = "CLD_CONFIG"
 """The user's own file, where that is not `cld/cld.toml` in the user's configuration folder."""
 
-OWN = ("policy.opa", "index.model", "index.api_base", "ingest.roots", "models", "auth")
+_OWN_TOOLING = tuple(f"tooling.{name}" for name in ("folders", "environment", "http_hosts", "granted_folder", "outbox"))
+
+OWN = ("policy.opa", "index.model", "index.api_base", "ingest.roots", "models", "auth", *_OWN_TOOLING)
 """Settings, or whole tables of them, that only the user's own file and the environment can give."""
 
 
@@ -315,10 +316,14 @@ def load_settings(flags: Mapping[str, str | None], environment: Mapping[str, str
         merged = _over(merged, {"policy": {"opa": environment[OPA]}})
     settings = _convert(merged, f"a flag or one of {', '.join((*ENVIRONMENT.values(), OPA))}")
     _expanded(settings.policies)
-    for folder in settings.ingest.roots:
+    tooling = settings.tooling
+    folders = [("ingest.roots", folder) for folder in settings.ingest.roots]
+    folders += [("tooling.folders", folder) for folder in tooling.folders]
+    folders += [("tooling.granted_folder", tooling.granted_folder), ("tooling.outbox", tooling.outbox)]
+    for name, folder in folders:
         _expanded(folder)
-        if not folder.startswith("~") and not Path(folder).is_absolute():
-            raise ConfigError(f"{own_file} sets ingest.roots to {folder!r}; write whole paths, as ~/documents")
+        if folder and not folder.startswith("~") and not Path(folder).is_absolute():
+            raise ConfigError(f"{own_file} sets {name} to {folder!r}; write whole paths, as ~/documents")
     return settings
 
 
