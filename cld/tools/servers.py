@@ -1,0 +1,332 @@
+"""Tool servers: the tools of other MCP servers, as `tool.Server` resources describe them.
+
+Owns when a server is started, started again and ended; how it is spoken to is `cld.tools.server_connection`'s. A call
+is sent once: one that a server did not live to answer has failed, and is nobody's here to repeat.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import anyio
+
+from cld.errors import ToolFailed
+from cld.tools import Caller, OnProgress, Result, Source
+from cld.tools.server_connection import Connection
+from cld.tools.server_listing import EMPTY, Listing
+from cld.tools.server_permits import Permit, allowed
+from cld.types import Server, Tool
+
+IDLE_SECONDS = 600.0
+START_SECONDS = 30.0
+RETRY_SECONDS = 0.5
+MAX_RETRY_SECONDS = 60.0
+PATIENCE_SECONDS = 5.0
+"""How long a call waits for a server that may not be started again yet."""
+
+
+class ServerTools(Source):
+    """The tools of one server, which is started when they are first asked for.
+
+    What it offered last stays listed while it is not running; the next call starts it again. Starts that fail, and
+    servers that end by themselves, are followed by a pause that doubles each time until a call succeeds.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        server: Server,
+        *,
+        environment: Mapping[str, str] = os.environ,
+        idle_seconds: float = IDLE_SECONDS,
+        start_seconds: float = START_SECONDS,
+        retry_seconds: float = RETRY_SECONDS,
+    ) -> None:
+        self.uri = uri
+        self.server = server
+        self._environment = environment
+        self._idle_seconds = idle_seconds
+        self._start_seconds = start_seconds
+        self._retry_seconds = retry_seconds
+        self._listing: Listing = EMPTY
+        self._loaded = False
+        self._attempted = asyncio.Event()
+        self._connection: Connection | None = None
+        self._opening: asyncio.Task[Connection] | None = None
+        self._loading: asyncio.Task[None] | None = None
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._idle: asyncio.TimerHandle | None = None
+        self._failures = 0
+        self._not_before = 0.0
+        self._why = ""
+        self._closed = False
+        self._listeners: dict[object, Callable[[], None]] = {}
+
+    def tools(self) -> Sequence[Tool]:
+        """The tools it offered last, by name. The first time there are none yet: they come, and `on_change` tells."""
+        if not self._loaded and not self._closed and self._loading is None:
+            self._loading = asyncio.create_task(self._load())
+        return tuple(self._listing.tools.values())
+
+    async def load(self) -> None:
+        """Start it, if it never was, and return once it is ready or has failed, which `problems` says."""
+        self.tools()
+        if not self._loaded and not self._closed:
+            await self._attempted.wait()
+
+    async def call(self, tool: Tool, arguments: Mapping[str, Any], caller: Caller, progress: OnProgress) -> Result:
+        """Run one of its tools; when cancelled, the server is told, and this returns within 2 seconds.
+
+        Raises:
+            ToolFailed: `unavailable` and `changed` (the tool is not what was listed), which both mean that nothing
+                was done; `crashed`, after which it may have done all, some or nothing; `needs_input`; `failed`.
+        """
+        self._rest()
+        try:
+            connection = await self._connected()
+            current = self._listing.tools.get(tool.name)
+            if current is None or current.digest != tool.digest:
+                # Policy, or a person, agreed to what was listed then.
+                raise ToolFailed("the tool changed or went away; look at the tools again", kind="changed")
+            result = await connection.call(self._listing.theirs[tool.name], arguments, progress)
+            self._failures = 0
+            return result
+        except ToolFailed as error:
+            raise ToolFailed(f"{tool.name} ({self.uri}): {error}", kind=error.kind) from None
+        finally:
+            self._rest()
+
+    def on_change(self, tell: Callable[[], None]) -> Callable[[], None]:
+        key = object()
+        self._listeners[key] = tell
+        return lambda: self._listeners.pop(key, None) and None
+
+    def problems(self) -> Sequence[str]:
+        said = [self._why] if self._why and (self._connection is None or self._connection.ended) else []
+        return tuple(f"tool server {self.uri}: {problem}" for problem in (*said, *self._listing.problems))
+
+    async def aclose(self) -> None:
+        self._closed = True
+        self._attempted.set()
+        if self._idle is not None:
+            self._idle.cancel()
+        tasks = [task for task in (self._loading, self._opening) if task is not None]
+        for task in tasks:
+            task.cancel()
+        with anyio.CancelScope(shield=True):
+            if tasks:
+                await asyncio.wait(tasks)
+            self._leave()
+            if self._leaving:
+                await asyncio.wait(self._leaving)
+
+    async def _load(self) -> None:
+        """Try until it was there once; from then on calls start it."""
+        while not self._loaded and not self._closed:
+            try:
+                await self._connected()
+            except ToolFailed:
+                self._attempted.set()
+                await asyncio.sleep(max(0.0, self._not_before - asyncio.get_running_loop().time()))
+        self._attempted.set()
+        self._rest()
+
+    async def _connected(self) -> Connection:
+        """The connection there is, or a new one, which all who wait for it share."""
+        if self._closed:
+            raise ToolFailed("it is closed", kind="unavailable")
+        if self._connection is not None and not self._connection.ended:
+            return self._connection
+        if self._connection is not None:
+            self._ended(self._connection)
+        pause = self._not_before - asyncio.get_running_loop().time()
+        if self._opening is None and pause > PATIENCE_SECONDS:
+            raise ToolFailed(f"{self._why}; it is tried again in {pause:.0f} seconds", kind="unavailable")
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._open(pause))
+            self._opening.add_done_callback(self._opened)
+        return await asyncio.shield(self._opening)
+
+    async def _open(self, pause: float) -> Connection:
+        await asyncio.sleep(max(0.0, pause))
+        try:
+            connection = Connection(self.uri, self.server, self._environment, self._listed, self._ended)
+            await connection.open(self._start_seconds)
+        except ToolFailed as error:
+            self._note_failure(str(error))
+            raise
+        except (OSError, RuntimeError) as error:
+            # A home that cannot be found is a RuntimeError; an OSError's text would name paths only.
+            self._note_failure(f"it cannot be started: {error}")
+            raise ToolFailed(self._why, kind="unavailable") from None
+        self._connection = connection
+        self._why = ""
+        return connection
+
+    def _opened(self, opening: "asyncio.Task[Connection]") -> None:
+        self._opening = None
+        # Looked at also where all who waited have gone.
+        if not opening.cancelled():
+            opening.exception()
+
+    def _listed(self, listing: Listing) -> None:
+        changed = not self._loaded or listing.tools != self._listing.tools
+        self._loaded, self._listing = True, listing
+        if changed:
+            _tell(self._listeners)
+
+    def _ended(self, connection: Connection) -> None:
+        """Take away a connection that is over, and note why."""
+        if connection is self._connection:
+            self._note_failure(connection.why)
+            self._leave()
+
+    def _note_failure(self, why: str) -> None:
+        self._why = why
+        # A power of two that is not computed larger than it can count.
+        pause = min(self._retry_seconds * 2 ** min(self._failures, 20), MAX_RETRY_SECONDS)
+        self._failures += 1
+        self._not_before = asyncio.get_running_loop().time() + pause
+
+    def _rest(self) -> None:
+        """Have it ended once nothing was asked of it for a while."""
+        if self._idle is not None:
+            self._idle.cancel()
+        if not self._closed:
+            self._idle = asyncio.get_running_loop().call_later(self._idle_seconds, self._end_idle)
+
+    def _end_idle(self) -> None:
+        if self._connection is not None and self._connection.calls == 0:
+            self._leave()
+
+    def _leave(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            leaving = asyncio.create_task(connection.aclose())
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
+
+
+class Servers(Source):
+    """The tools of all tool servers there are; which there are is said by `replace`.
+
+    One that the user's own settings do not permit is a problem, and is never started. Of tools with the same name
+    that of the server first in the order of URIs counts; the others are problems.
+    """
+
+    def __init__(
+        self,
+        permits: Sequence[Permit],
+        *,
+        environment: Mapping[str, str] = os.environ,
+        idle_seconds: float = IDLE_SECONDS,
+        start_seconds: float = START_SECONDS,
+        retry_seconds: float = RETRY_SECONDS,
+    ) -> None:
+        self._permits = tuple(permits)
+        self._environment = environment
+        self._idle_seconds = idle_seconds
+        self._start_seconds = start_seconds
+        self._retry_seconds = retry_seconds
+        self._sources: dict[str, ServerTools] = {}
+        self._refused: tuple[str, ...] = ()
+        self._replacing = asyncio.Lock()
+        self._closed = False
+        self._listeners: dict[object, Callable[[], None]] = {}
+
+    async def replace(self, servers: Iterable[tuple[str, Server]]) -> None:
+        """Make these, by their URIs, the servers there are; those that stay as they were go on undisturbed.
+
+        Returns when those that went or changed have ended.
+        """
+        async with self._replacing:
+            if self._closed:
+                return
+            wanted: dict[str, Server] = {}
+            refused: list[str] = []
+            for uri, server in sorted(servers, key=lambda pair: pair[0]):
+                if server.disabled:
+                    continue
+                if (reason := allowed(server, self._permits)) is not None:
+                    refused.append(f"tool server {uri} is not used: {reason}")
+                else:
+                    wanted[uri] = server
+            kept = {uri: source for uri, source in self._sources.items() if wanted.get(uri) == source.server}
+            gone = [source for uri, source in self._sources.items() if uri not in kept]
+            made = {uri: self._make(uri, server) for uri, server in wanted.items() if uri not in kept}
+            self._refused = tuple(refused)
+            self._sources = dict(sorted((kept | made).items()))
+            if gone or made:
+                self._changed()
+            await _close_all(gone)
+
+    async def load(self) -> None:
+        """Start all that never were, and return once each is ready or has failed."""
+        await asyncio.gather(*(source.load() for source in self._sources.values()))
+
+    def tools(self) -> Sequence[Tool]:
+        return tuple(tool for _, tool in sorted(self._joined().items()))
+
+    async def call(self, tool: Tool, arguments: Mapping[str, Any], caller: Caller, progress: OnProgress) -> Result:
+        """As `ServerTools.call`, by the server that the tool is of."""
+        source = self._sources.get(tool.origin)
+        if source is None:
+            raise ToolFailed(f"{tool.name}: its server {tool.origin} is not there any more", kind="unavailable")
+        return await source.call(tool, arguments, caller, progress)
+
+    def on_change(self, tell: Callable[[], None]) -> Callable[[], None]:
+        key = object()
+        self._listeners[key] = tell
+        return lambda: self._listeners.pop(key, None) and None
+
+    def problems(self) -> Sequence[str]:
+        joined = self._joined()
+        twice = [
+            f"tool server {uri}: its tool {tool.name} is left out; {joined[tool.name].origin} has one of that name"
+            for uri, source in self._sources.items()
+            for tool in source.tools()
+            if joined[tool.name].origin != uri
+        ]
+        of_each = [problem for source in self._sources.values() for problem in source.problems()]
+        return (*self._refused, *of_each, *twice)
+
+    async def aclose(self) -> None:
+        self._closed = True
+        async with self._replacing:
+            sources, self._sources = self._sources, {}
+            await _close_all(sources.values())
+
+    def _joined(self) -> dict[str, Tool]:
+        joined: dict[str, Tool] = {}
+        for source in self._sources.values():
+            for tool in source.tools():
+                joined.setdefault(tool.name, tool)
+        return joined
+
+    def _make(self, uri: str, server: Server) -> ServerTools:
+        made = ServerTools(
+            uri,
+            server,
+            environment=self._environment,
+            idle_seconds=self._idle_seconds,
+            start_seconds=self._start_seconds,
+            retry_seconds=self._retry_seconds,
+        )
+        made.on_change(self._changed)
+        return made
+
+    def _changed(self) -> None:
+        _tell(self._listeners)
+
+
+async def _close_all(sources: Iterable[ServerTools]) -> None:
+    closing = [asyncio.create_task(source.aclose()) for source in sources]
+    if closing:
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait(closing)
+
+
+def _tell(listeners: Mapping[object, Callable[[], None]]) -> None:
+    for tell in list(listeners.values()):
+        tell()
