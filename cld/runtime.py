@@ -36,12 +36,15 @@ from cld.schema import Schemas
 from cld.store import Store
 from cld.store.fsspec import FsspecStore
 from cld.store.local import Finding, LocalStore
-from cld.uri import ROOT, URI
+from cld.uri import ROOT, URI, make_uri
 
 log = logging.getLogger(__name__)
 
 INDEXER = parse_principal("service:index")
 """Who reads the tree for the indexes: what policy keeps from it is not found."""
+
+_ANYTHING = make_uri(ROOT, "common.Text", "any")
+"""Stands for what lies at the top of a tree; it need not be there."""
 
 REFRESH_SECONDS = 2.0
 """How often the sources of the rules are looked at; data and compiled rules are at every decision."""
@@ -151,10 +154,28 @@ class Runtime:
 
     def problems(self) -> list[str]:
         """What is wrong with the policy or weak about the store right now, in words."""
-        found = list(self._policy.problems())
+        found = list(self._policy.problems()) or self._unreadable()
         if isinstance(self._store, FsspecStore) and self._store.warning:
             found.append(self._store.warning)
         return found
+
+    def _unreadable(self) -> list[str]:
+        """What the indexes lack because policy keeps it from who makes them; no access, so in no log."""
+        if not self.settings.is_local:
+            return []
+        refused = [
+            action
+            for action in ("read", "list", "subscribe")
+            if not self._policy.decide(INDEXER, action, _ANYTHING, Context(tool="index")).allow
+        ]
+        if not refused:
+            return []
+        lack = "find nothing" if {"read", "list"} & set(refused) else "learn of changes late"
+        return [
+            f"policy does not let {INDEXER.id} {', '.join(refused)} in the tree, so search, graph and elections "
+            f'{lack}; in data.json, grant "{INDEXER.id}": '
+            '{"cld:": {"allow": ["read", "list", "subscribe"], "namespaces": true}}'
+        ]
 
     def refusal(self) -> str:
         """Why nothing at all can be decided, so that everything is denied; empty while a policy is in force."""

@@ -13,7 +13,7 @@ from graph_world import World, a_world
 
 from cld.errors import InvalidArgument
 from cld.guard import GuardedStore
-from cld.index.graph import Answer
+from cld.index.graph import MAKING, Answer
 from cld.server.graph_tools import graph_tools
 from cld.uri import URI
 
@@ -57,6 +57,17 @@ async def test_a_call_answers_with_columns_and_rows_and_a_table_as_text(tmp_path
         assert result["content"][0]["text"] == "s\tt\tn\ncld:common.Text.a\tOne two\t"
         nothing = await called(world, sparql="SELECT ?s { ?s <x:y> ?t }")
         assert nothing["structuredContent"]["rows"] == [] and nothing["content"][0]["text"] == "no rows"
+
+
+async def test_an_answer_before_all_of_the_tree_is_in_the_graph_says_so(tmp_path: Path) -> None:
+    async with a_world(tmp_path / "resources") as world:
+        await world.put("cld:common.Text.a", title="One")
+        early = await called(world, sparql="SELECT ?t { ?s vocab:title ?t }")
+        assert early["structuredContent"] == {"columns": ["t"], "rows": [], "incomplete": True, "notes": [MAKING]}
+        assert MAKING in early["content"][0]["text"]
+        await world.catch_up()
+        later = await called(world, sparql="SELECT ?t { ?s vocab:title ?t }")
+        assert later["structuredContent"] == {"columns": ["t"], "rows": [["One"]]}
 
 
 async def test_a_mistake_names_its_field_and_place(tmp_path: Path) -> None:

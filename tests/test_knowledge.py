@@ -1,11 +1,30 @@
 """Search and graph as hosts and people reach them: real servers, real indexes, the real rules."""
 
+import asyncio
+import contextlib
 import json
+import shutil
+import sqlite3
 import subprocess
 import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import msgspec
+import pytest
 from stdio_peer import Peer, Server, wait_until
+
+from cld.config import Graph as GraphSettings
+from cld.config import Index, Settings
+from cld.index.election import Candidate
+from cld.index.graph import MAKING
+from cld.knowledge import KINDS
+from cld.policy import Context
+from cld.policy.log import log_files
+from cld.principal import parse_principal
+from cld.resource import Draft, Meta
+from cld.runtime import Runtime, log_folder
+from cld.uri import parse_uri
 
 FERRY = "cld:common.Text.ferry"
 BREAD = "cld:common.Text.bread"
@@ -129,6 +148,34 @@ def test_while_a_server_keeps_an_index_the_doctor_leaves_it_to_the_server(tmp_pa
         assert findings("--no-fix", "--root", str(tmp_path))[0] == 0
 
 
+def test_the_doctor_and_the_log_say_so_when_policy_keeps_the_tree_from_the_indexes(tmp_path: Path) -> None:
+    policies = tmp_path / "policies"
+    shutil.copytree(Path(__file__).parent.parent / "policies", policies)
+    root = str(tmp_path / "tree")
+    assert cld("put", FERRY, '{"text": "The ferry leaves at noon."}', "--root", root).returncode == 0
+    assert findings("--root", root)[0] == 0
+    data = json.loads((policies / "data.json").read_bytes())
+    granted = data["grants"].pop("service:index")
+    for allow, said in (
+        (
+            [],
+            "not let service:index read, list, subscribe in the tree, so search, graph and elections find nothing",
+        ),
+        (
+            ["read", "list"],
+            "not let service:index subscribe in the tree, so search, graph and elections learn of changes late",
+        ),
+    ):
+        data["grants"]["service:index"] = {"cld:": {"allow": allow, "namespaces": True}}
+        (policies / "data.json").write_text(json.dumps(data))
+        code, found = findings("--root", root)
+        assert code == 1 and said in found[0][1] and '"service:index": {"cld:": {"allow"' in found[0][1]
+        assert said in cld("search", "ferry", "--root", root).stderr
+    data["grants"]["service:index"] = granted
+    (policies / "data.json").write_text(json.dumps(data))
+    assert findings("--root", root)[0] == 0
+
+
 def test_the_context_of_a_resource_is_what_is_around_it_and_like_it(tmp_path: Path) -> None:
     trip = "cld:common.Conversation.trip"
     with Server(tmp_path, "--tools", "all") as peer:
@@ -142,3 +189,153 @@ def test_the_context_of_a_resource_is_what_is_around_it_and_like_it(tmp_path: Pa
         assert roles[f"{trip}/common.Message.m1"] == "self"
         assert roles[FERRY] == "similar"
         assert found["tokens"] <= found["budget"]
+
+
+ADA, BOB = "cld:common.Assistant.ada", "cld:common.Assistant.bob"
+
+
+async def task(runtime: Runtime, name: str, purpose: str, assistant: str, namespace: str = "") -> None:
+    place = f"cld:cld.Namespace.{namespace}/" if namespace else "cld:"
+    draft = Draft(
+        parse_uri(f"{place}plan.Task.{name}"), {"status": "completed", "assistant": assistant}, Meta(purpose=purpose)
+    )
+    await runtime.store(runtime.principal, Context()).put(draft, if_version="*")
+
+
+@pytest.fixture
+async def runtime(tmp_path: Path) -> AsyncIterator[Runtime]:
+    async with Runtime.open(Settings(root=str(tmp_path / "tree"), durability="none")) as runtime:
+        yield runtime
+
+
+async def becomes(true: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(20):
+        while not await true():
+            await asyncio.sleep(0.01)
+
+
+CANDIDATES = [Candidate(ADA, "Does what it is told."), Candidate(BOB, "Does what it is told.")]
+
+
+@pytest.mark.anyio
+async def test_an_election_learns_from_tasks_before_and_after_the_first_question(runtime: Runtime) -> None:
+    mine = runtime.store(runtime.principal, Context(tool="elect"))
+    knowledge = runtime.knowledge()
+    for number in range(4):
+        await task(runtime, f"a{number}", f"paint picture {number}", ADA)
+        await task(runtime, f"b{number}", f"add up invoice {number}", BOB)
+    assert (await knowledge.elect(mine, "paint my dog", CANDIDATES)).ranked[0].name == ADA
+    assert (await knowledge.elect(mine, "an invoice of May", CANDIDATES)).ranked[0].name == BOB
+    for number in range(8):
+        await task(runtime, f"c{number}", f"repair bicycle {number}", BOB)
+
+    async def learnt() -> bool:
+        electorate = await knowledge.electorate(mine, CANDIDATES)
+        return [len(one.requests) for one in electorate.candidates] == [4, 12]
+
+    await becomes(learnt)
+    assert (await knowledge.elect(mine, "repair my bicycle", CANDIDATES)).ranked[0].name == BOB
+
+
+@pytest.mark.anyio
+async def test_an_election_tells_one_who_may_not_read_tasks_nothing_of_them(runtime: Runtime) -> None:
+    knowledge = runtime.knowledge()
+    stranger = runtime.store(parse_principal("user:stranger"), Context(tool="elect"))
+    before = await knowledge.elect(stranger, "paint my dog", CANDIDATES)
+    for number in range(4):
+        await task(runtime, f"a{number}", f"paint picture {number}", ADA)
+    mine = runtime.store(runtime.principal, Context(tool="elect"))
+
+    async def learnt() -> bool:
+        return await knowledge.elect(mine, "paint my dog", CANDIDATES) != before
+
+    await becomes(learnt)
+    assert await knowledge.elect(stranger, "paint my dog", CANDIDATES) == before
+
+
+@pytest.mark.anyio
+async def test_answers_given_while_an_index_is_behind_say_so(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = runtime.store(runtime.principal, Context(tool="search"))
+    await mine.put(Draft(parse_uri(FERRY), {"text": "The ferry leaves."}))
+    query = "SELECT ?s { ?s vocab:type ?t }"
+    knowledge = runtime.knowledge()
+    for kind in ("search", "graph"):
+        await knowledge.catch_up(kind)
+    assert await knowledge.finds_all() and not (await knowledge.graph(mine, query)).incomplete
+
+    # The next process finds indexes that were whole once, and does not yet know whether they still are.
+    monkeypatch.setattr("cld.knowledge.BUILD_SECONDS", 0.01)
+    async with Runtime.open(runtime.settings) as later:
+        behind = later.knowledge()
+        going_on = asyncio.Event()
+
+        async def held_up(*_: object, **__: object) -> None:
+            await going_on.wait()
+
+        with monkeypatch.context() as patched:
+            patched.setattr("cld.index.maintainer.reconcile", held_up)
+            patched.setattr("cld.index.graph_keeper.reconcile", held_up)
+            assert [hit.uri for hit in await behind.search(mine, "ferry")] == [FERRY]
+            assert not await behind.finds_all()
+            answer = await behind.graph(mine, query)
+            assert answer.rows == ((FERRY,),) and answer.incomplete and answer.notes == (MAKING,)
+        going_on.set()
+
+        async def whole() -> bool:
+            return await behind.finds_all() and not (await behind.graph(mine, query)).incomplete
+
+        await becomes(whole)
+        # A third one is told that another keeps them.
+        async with Runtime.open(runtime.settings) as third:
+            await third.knowledge().search(mine, "ferry")
+            assert await third.knowledge().finds_all()
+            assert not (await third.knowledge().graph(mine, query)).incomplete
+
+
+@pytest.mark.anyio
+async def test_making_and_following_indexes_takes_little_of_the_decision_log(runtime: Runtime) -> None:
+    mine = runtime.store(runtime.principal, Context())
+    for number in range(400):
+        await mine.put(Draft(parse_uri(f"cld:common.Text.t{number}"), {"text": "x"}))
+    knowledge = runtime.knowledge()
+    for kind in KINDS:
+        await knowledge.catch_up(kind)
+    lines = [line for file in log_files(log_folder(runtime.settings)) for line in file.read_bytes().splitlines()]
+    theirs = [msgspec.json.decode(line) for line in lines if b"service:index" in line]
+    assert len(theirs) < 20 and sum(map(len, (line for line in lines if b"service:index" in line))) < 40_000
+    read = [group["count"] for line in theirs if "count" in line for group in line["groups"] if group["allow"]]
+    assert sum(read) >= 3 * 400, "each decision is counted"
+
+
+@pytest.mark.anyio
+async def test_settings_reach_the_indexes(tmp_path: Path) -> None:
+    settings = Settings(
+        root=str(tmp_path / "tree"), durability="none", graph=GraphSettings(rows=2), index=Index(reconcile_seconds=0.05)
+    )
+    async with Runtime.open(settings) as runtime:
+        mine = runtime.store(runtime.principal, Context())
+        for number in range(3):
+            await mine.put(Draft(parse_uri(f"cld:common.Text.t{number}"), {"text": "x"}))
+        knowledge = runtime.knowledge()
+        answer = await knowledge.graph(mine, "SELECT ?s { ?s vocab:type ?t }")
+        assert len(answer.rows) == 2 and answer.truncated
+        await knowledge.search(mine, "x")
+        await knowledge.elect(mine, "x", CANDIDATES)
+        for keeping in knowledge._keepings.values():
+            await asyncio.wait_for(keeping.ready.wait(), 20)
+        # What events did not tell is found by comparing again.
+        for name in ("search", "graph"):
+            index = tmp_path / "tree" / ".cld" / "index" / name
+            assert index.is_dir()
+        await _forget(tmp_path / "tree" / ".cld" / "index" / "graph" / "graph.sqlite3")
+
+        async def whole() -> bool:
+            return (await knowledge.check("graph")).good
+
+        await becomes(whole)
+
+
+async def _forget(file: Path) -> None:
+    """Take what is kept of one resource out of a graph, as nobody would."""
+    with contextlib.closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("DELETE FROM entry WHERE uri LIKE '%t1'")

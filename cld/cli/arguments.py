@@ -158,7 +158,7 @@ def _writing(add: Add) -> None:
 def _governing(add: Add) -> None:
     doctor = _command(add, "doctor", "check the tree, the policy and the settings, past the policy")
     doctor.add_argument("--no-fix", action="store_true", help="report only; tidy nothing")
-    doctor.add_argument("--index", action="store_true", help="also compare the search index with the tree")
+    doctor.add_argument("--index", action="store_true", help="also compare search, graph and elections with the tree")
 
     policy = _command(add, "policy", "check, build, test, explain and replay the rules")
     verb: Add = policy.add_subparsers(dest="verb", metavar="verb", required=True).add_parser
