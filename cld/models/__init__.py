@@ -38,6 +38,7 @@ class Ask(msgspec.Struct, frozen=True):
 
     `tier` names one of the settings' tiers to begin with, empty is the first; `reasoning` asks the model for
     planning and judging instead. `schema` is what the answer must be JSON of. `max_tokens` bounds the answer.
+    `fair` is whose work it is: those who wait for the same model take turns by it.
     """
 
     messages: tuple[Message, ...]
@@ -46,6 +47,7 @@ class Ask(msgspec.Struct, frozen=True):
     tier: str = ""
     reasoning: bool = False
     max_tokens: int = 4096
+    fair: str = ""
 
 
 class Completion(msgspec.Struct, frozen=True):

@@ -1,0 +1,448 @@
+"""litellm: what one tier is asked, through whatever provider litellm knows; imported at the first question.
+
+Says what went wrong by kind, and whether it may have cost something all the same. Must not try twice, choose who
+is asked, or let a key out: not in errors, not in logs.
+"""
+
+import asyncio
+import contextlib
+import functools
+import importlib
+import ipaddress
+import logging
+import os
+import weakref
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
+
+from cld.config import Tier
+from cld.errors import Unsupported
+from cld.models import Ask, Message, OnText
+from cld.models import prices as price_of
+from cld.models.prices import Price
+from cld.models.tokens import FOR_TOOLS, FOR_TOOLS_OF_CLAUDE, Count, counter, of_bytes, prompt_tokens
+
+Kind = Literal[
+    "settings", "price", "budget", "context", "resting", "rate_limited", "unreachable", "error",
+    "timed_out", "dropped", "refused", "empty", "cut_off", "schema",
+]  # fmt: skip
+"""Why a try gave nothing."""
+
+_LOCAL = frozenset({"ollama", "ollama_chat", "lm_studio", "llamafile"})
+_NO_KEY = "none"
+_SPARE_SECONDS = 30.0
+_SECRETS = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
+# A gateway that gave up does not say what the model behind it went on to do.
+_PERHAPS_WORKED = frozenset({408, 499, 502, 504, 520, 522, 524})
+_NEVER_SENT = frozenset({"ConnectError", "ConnectTimeout", "ClientConnectorError", "ConnectionRefusedError"})
+_ANSWERED_NO = frozenset({"HTTPStatusError"})
+_WHERE: dict[str, Kind] = {
+    "RateLimitError": "rate_limited",
+    "ContextWindowExceededError": "context",
+    "ContentPolicyViolationError": "refused",
+    "Timeout": "timed_out",
+    "AuthenticationError": "settings",
+    "PermissionDeniedError": "settings",
+    "NotFoundError": "settings",
+}
+
+
+class Failed(Exception):
+    """A try that gave nothing; `spent` says whether it may have cost something, which is not known then."""
+
+    def __init__(self, kind: Kind, reason: str, *, spent: bool = False, after: float = 0.0) -> None:
+        super().__init__(reason)
+        self.kind: Kind = kind
+        self.reason = reason
+        self.spent = spent
+        self.after = after
+
+
+class Call(msgspec.Struct):
+    """A tool call as it came; `arguments` is text."""
+
+    key: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+class Answer(NamedTuple):
+    """What came; the tokens are None where the provider did not say them."""
+
+    text: str
+    calls: Sequence[Call]
+    refusal: str
+    finish: str
+    tokens_in: int | None
+    tokens_out: int | None
+
+
+class Request(NamedTuple):
+    """A request in the words of the OpenAI protocol; `prompt` is the most tokens it can be."""
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]]
+    response_format: dict[str, Any] | None
+    prompt: int
+
+
+class Facts(NamedTuple):
+    """What litellm knows of a tier's model; `price` is None where nobody knows it, the bounds are 0 then."""
+
+    price: Price | None
+    in_request: bool
+    exact: Count | None
+    for_tools: int
+    answer: int
+    context: int
+    provider: str
+    answer_word: str
+
+
+@functools.cache
+def load() -> Any:
+    """litellm, which takes seconds the first time; quiet, and without a word to the network.
+
+    Raises:
+        Unsupported: it is not installed.
+    """
+    # Else its import asks the network for a list of prices.
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    try:
+        litellm: Any = importlib.import_module("litellm")
+    except ImportError as error:
+        raise Unsupported(f"asking a model needs the package litellm; install cld[models] ({error})") from error
+    litellm.suppress_debug_info = True
+    litellm.telemetry = False
+    litellm.set_verbose = False
+    litellm.disable_streaming_logging = True
+    # Its other transport leaves sessions open that nobody closes.
+    litellm.disable_aiohttp_transport = True
+    # They would write requests and addresses, and keys among them.
+    for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
+        logging.getLogger(name).disabled = True
+    for name in ("httpx", "httpcore", "openai", "openai._base_client"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return litellm
+
+
+_users: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, int] = weakref.WeakKeyDictionary()
+
+
+class Provider:
+    """One tier's model; `open` before the first question, `close` after the last. Belongs to one event loop."""
+
+    def __init__(self, tier: Tier) -> None:
+        self.tier = tier
+        self._facts: Facts | None = None
+
+    @property
+    def facts(self) -> Facts:
+        """What is known of the model.
+
+        Raises:
+            Failed: litellm knows no such provider, or is not installed.
+        """
+        if self._facts is None:
+            self._facts = self._learn()
+        return self._facts
+
+    def request(self, ask: Ask) -> Request:
+        """What the model is to be sent for `ask`, and how much that is.
+
+        Raises:
+            Failed: as `facts`, or its key is not there.
+        """
+        facts = self.facts
+        self._access()
+        messages = [_message(message) for message in ask.messages]
+        response_format: dict[str, Any] | None = None
+        if ask.schema is not None:
+            if facts.in_request and ask.schema.get("type") == "object":
+                described = {"name": "answer", "schema": dict(ask.schema), "strict": False}
+                response_format = {"type": "json_schema", "json_schema": described}
+            else:
+                _tell(messages, ask.schema)
+        tools = [
+            {
+                "type": "function",
+                "function": {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)},
+            }
+            for tool in ask.tools
+        ]
+        prompt = prompt_tokens(
+            messages, tools, response_format, count=facts.exact or of_bytes, for_tools=facts.for_tools
+        )
+        return Request(messages, tools, response_format, prompt)
+
+    async def ask(self, request: Request, most: int, on_text: OnText | None) -> Answer:
+        """The answer, of at most `most` tokens, in one try.
+
+        Raises:
+            Failed: for whatever reason. Cancelling closes the connection.
+        """
+        litellm, facts = load(), self.facts
+        more: dict[str, Any] = {facts.answer_word: most}
+        if request.tools:
+            more["tools"] = request.tools
+        if request.response_format:
+            more["response_format"] = request.response_format
+        if self.tier.temperature is not None:
+            more["temperature"] = self.tier.temperature
+        if self.tier.reasoning_effort:
+            more["reasoning_effort"] = self.tier.reasoning_effort
+        if self.tier.context and facts.provider in _LOCAL:
+            # Ollama cuts prompts off silently at its own default.
+            more["num_ctx"] = self.tier.context
+        if on_text is not None:
+            more |= {"stream": True, "stream_options": {"include_usage": True}}
+        try:
+            async with asyncio.timeout(self.tier.timeout):
+                with _told_by_kind():
+                    answer = await litellm.acompletion(
+                        model=self.tier.model,
+                        messages=request.messages,
+                        # The bound is ours; the libraries only have to let us.
+                        timeout=self.tier.timeout + _SPARE_SECONDS,
+                        max_retries=0,
+                        num_retries=0,
+                        **{"no-log": True},
+                        **self._access(),
+                        **more,
+                    )
+                return _whole(answer) if on_text is None else await _streamed(answer, on_text)
+        except TimeoutError:
+            raise Failed("timed_out", f"no answer within {self.tier.timeout:g} s", spent=True) from None
+
+    def _access(self) -> dict[str, Any]:
+        """Where the model is, and the key."""
+        access: dict[str, Any] = {}
+        if self.tier.api_base:
+            # A key that lies in the environment for its provider is nobody else's business.
+            access |= {"api_base": self.tier.api_base, "api_key": _NO_KEY}
+        if self.tier.api_key:
+            if not (key := os.environ.get(self.tier.api_key)):
+                raise Failed("settings", f"the environment variable {self.tier.api_key}, its key, is not set")
+            access["api_key"] = key
+        return access
+
+    def _learn(self) -> Facts:
+        try:
+            litellm = load()
+        except Unsupported as error:
+            raise Failed("settings", str(error)) from None
+        tier = self.tier
+        try:
+            name, provider, _key, _base = litellm.get_llm_provider(tier.model, api_base=tier.api_base or None)
+        except Exception:  # a boundary: it raises what it likes
+            raise Failed("settings", f"litellm knows no provider of {tier.model!r}; write provider/model") from None
+        known: Mapping[str, Mapping[str, Any]] = litellm.model_cost
+        entry = known.get(tier.model) or known.get(name) or {}
+        if tier.model not in known and entry.get("litellm_provider") != provider:
+            entry = {}
+        if tier.price_in is not None and tier.price_out is not None:
+            price = price_of.flat(tier.price_in, tier.price_out)
+        else:
+            local = provider in _LOCAL or _is_here(tier.api_base)
+            price = price_of.listed(entry) or (price_of.FREE if local else None)
+        words: Sequence[str] = ()
+        if provider not in _LOCAL:
+            words = litellm.get_supported_openai_params(name, custom_llm_provider=provider) or ()
+        knows = provider in _LOCAL or bool(entry.get("supports_response_schema"))
+        return Facts(
+            price=price,
+            in_request=tier.schema == "request" or (tier.schema == "auto" and knows),
+            exact=counter(name) if provider in {"openai", "azure"} else None,
+            for_tools=FOR_TOOLS_OF_CLAUDE if "claude" in tier.model.lower() else FOR_TOOLS,
+            answer=tier.max_tokens or int(entry.get("max_output_tokens") or 0),
+            context=tier.context or int(entry.get("max_input_tokens") or 0),
+            provider=provider,
+            answer_word="max_tokens" if "max_tokens" in words or not words else "max_completion_tokens",
+        )
+
+
+def enter(loop: asyncio.AbstractEventLoop) -> None:
+    """Count one more user of this loop's connections."""
+    _users[loop] = _users.get(loop, 0) + 1
+
+
+async def leave(loop: asyncio.AbstractEventLoop) -> None:
+    """One user less; the last one closes the connections, and stops what litellm left running."""
+    _users[loop] -= 1
+    if _users[loop]:
+        return
+    del _users[loop]
+    if not load.cache_info().currsize:
+        return
+    litellm = load()
+    kept: dict[str, Any] = litellm.in_memory_llm_clients_cache.cache_dict
+    # Its own closing takes the clients of all loops, and forgets those of OpenAI.
+    for key in [key for key in kept if key.endswith(f"-{id(loop)}")]:
+        client = kept.pop(key)
+        with contextlib.suppress(Exception):  # a boundary: what cannot be closed is gone all the same
+            await client.close()
+    worker: Any = importlib.import_module("litellm.litellm_core_utils.logging_worker").GLOBAL_LOGGING_WORKER
+    await worker.stop()
+
+
+@contextlib.contextmanager
+def _told_by_kind() -> Generator[None]:
+    """What litellm and its providers' libraries raise, as `Failed`."""
+    try:
+        yield
+    except Exception as error:  # a boundary: litellm raises what its providers' libraries raise
+        raise _failed(error) from None
+
+
+def _failed(error: BaseException) -> Failed:
+    names: set[str] = set()
+    kind: Kind = "error"
+    cause: BaseException | None = error
+    seen: set[int] = set()
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        names.update(parent.__name__ for parent in type(cause).__mro__)
+        cause = cause.__cause__ or cause.__context__
+    status = getattr(error, "status_code", None)
+    for name, of_name in _WHERE.items():
+        if any(parent.__name__ == name for parent in type(error).__mro__):
+            kind = of_name
+            break
+    else:
+        if names & _NEVER_SENT:
+            kind = "unreachable"
+        elif status in (401, 403) and names & _ANSWERED_NO:
+            kind = "settings"
+        elif not names & _ANSWERED_NO and names & {"RemoteProtocolError", "ReadError", "APIConnectionError"}:
+            kind = "dropped"
+    said_no = bool(names & _ANSWERED_NO) and status not in _PERHAPS_WORKED
+    wrong = bool(names & {"UnsupportedParamsError"})
+    headers: Any = getattr(error, "litellm_response_headers", None) or {}
+    try:
+        after = max(0.0, float(headers.get("retry-after") or 0))
+    except ValueError:
+        after = 0.0
+    return Failed(kind, clean(str(error)), spent=not (said_no or wrong or names & _NEVER_SENT), after=after)
+
+
+def clean(text: str) -> str:
+    """A message without secrets and without end."""
+    for name, value in os.environ.items():
+        if name.upper().endswith(_SECRETS) and len(value) >= 6:
+            text = text.replace(value, "…")
+    text = " ".join(text.split())
+    return text if len(text) <= 300 else text[:299] + "…"
+
+
+def _whole(answer: Any) -> Answer:
+    try:
+        choice = answer.choices[0]
+        message = choice.message
+        calls = [
+            Call(call.id or "", call.function.name or "", call.function.arguments or "")
+            for call in message.tool_calls or ()
+        ]
+        special: Mapping[str, Any] = message.provider_specific_fields or {}
+        refusal = str(special.get("refusal") or "")
+    except (AttributeError, IndexError, TypeError) as error:
+        raise Failed("error", clean(f"the answer has another form than an answer: {error}"), spent=True) from None
+    counted = _counted(getattr(answer, "usage", None))
+    return Answer(message.content or "", calls, refusal, choice.finish_reason or "", *counted)
+
+
+async def _streamed(stream: Any, on_text: OnText) -> Answer:
+    text: list[str] = []
+    calls: dict[int, Call] = {}
+    refusal: list[str] = []
+    finish = ""
+    async with contextlib.aclosing(stream):
+        pieces = aiter(stream)
+        while (chunk := await _next(pieces)) is not None:
+            if not chunk.choices:
+                continue
+            choice = chunk.choices[0]
+            delta = choice.delta
+            finish = choice.finish_reason or finish
+            if said := getattr(delta, "refusal", None):
+                refusal.append(said)
+            if delta.content:
+                text.append(delta.content)
+                on_text(delta.content)
+            for part in delta.tool_calls or ():
+                _add(calls, part)
+        # The usage that it hands on is its own guess where the provider said none.
+        counted = _counted(next((c.usage for c in reversed(stream.chunks) if getattr(c, "usage", None)), None))
+    return Answer("".join(text), list(calls.values()), "".join(refusal), finish, *counted)
+
+
+async def _next(pieces: AsyncIterator[Any]) -> Any:
+    """The next chunk, None at the end; what the caller then does with it is no fault of the provider's."""
+    with _told_by_kind():
+        try:
+            return await anext(pieces)
+        except StopAsyncIteration:
+            return None
+
+
+def _add(calls: dict[int, Call], part: Any) -> None:
+    """Some providers number all calls of a stream alike; a new id with a name begins a new one."""
+    at = part.index or 0
+    while at in calls and part.id and part.function.name and calls[at].key not in ("", part.id):
+        at += 1000
+    if not part.id and at not in calls and calls:
+        at = max(calls)
+    call = calls.setdefault(at, Call())
+    call.key = call.key or part.id or ""
+    call.name = call.name or part.function.name or ""
+    call.arguments += part.function.arguments or ""
+
+
+def _counted(usage: Any) -> tuple[int | None, int | None]:
+    said_in, said_out, said_all = (
+        int(getattr(usage, name, 0) or 0) for name in ("prompt_tokens", "completion_tokens", "total_tokens")
+    )
+    if not said_in and not said_out and not said_all:
+        return None, None
+    # What is in the sum only was thought, and is paid for as said.
+    return said_in, max(said_out, said_all - said_in)
+
+
+def _message(message: Message) -> dict[str, Any]:
+    made: dict[str, Any] = {"role": message.role, "content": message.text}
+    if message.wishes:
+        made["content"] = message.text or None
+        made["tool_calls"] = [
+            {
+                "id": wish.key,
+                "type": "function",
+                "function": {"name": wish.tool, "arguments": msgspec.json.encode(wish.arguments).decode()},
+            }
+            for wish in message.wishes
+        ]
+    if message.role == "tool":
+        made["tool_call_id"] = message.answers
+    return made
+
+
+def _tell(messages: list[dict[str, Any]], schema: Mapping[str, Any]) -> None:
+    """Tell the schema in words, in the first message."""
+    words = (
+        "Answer with one JSON value and nothing else: no prose, no fence. It must fit this JSON Schema:\n"
+        + msgspec.json.encode(schema).decode()
+    )
+    if messages and messages[0]["role"] == "system":
+        messages[0]["content"] = f"{messages[0]['content']}\n\n{words}"
+    else:
+        messages.insert(0, {"role": "system", "content": words})
+
+
+def _is_here(url: str) -> bool:
+    """Whether a URL leads to this machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,299 @@
+"""The router: one question to a chain of models, until one gives an answer that can be used.
+
+Owns the order of tries, what they may cost, who waits for whom, and the counters. Speaks to no provider itself
+(`cld.models.litellm` does), and must not make a try that could cost more than is left.
+"""
+
+import asyncio
+import hashlib
+import importlib.util
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import msgspec
+
+from cld.config import Models, Tier
+from cld.errors import BudgetExceeded, ConfigError, ModelFailed, Unsupported
+from cld.json_schema import Check, compile_schema
+from cld.models import Ask, Completion, OnText
+from cld.models.answers import Misfits, correction, judged
+from cld.models.counters import Counters
+from cld.models.litellm import Answer, Failed, Provider, Request, enter, leave, load
+from cld.models.prices import Price
+from cld.models.purse import LEAST_ANSWER, Purse
+from cld.models.queue import Queue
+from cld.types import Usage
+
+_BYTES_A_TOKEN = 3
+"""About, in prose and code; only to judge whether a prompt fits where no tokenizer is known."""
+
+
+class _Lane:
+    """A tier, who waits for it, and what came of it."""
+
+    def __init__(self, tier: Tier) -> None:
+        self.tier = tier
+        self.provider = Provider(tier)
+        self.queue = Queue(tier.at_once, tier.per_minute)
+        self.counters = Counters(tier.name, tier.model)
+
+    def price(self) -> Price:
+        price = self.provider.facts.price
+        if price is None:
+            # A budget of money could not hold.
+            raise Failed("price", "nobody knows its price: set price_in and price_out, 0 where it is free")
+        return price
+
+    def longest(self, ask: Ask, request: Request) -> int:
+        """How many tokens the answer may have at most, whatever is left."""
+        facts = self.provider.facts
+        wanted = min(ask.max_tokens, facts.answer) if facts.answer else ask.max_tokens
+        if facts.context:
+            prompt = request.prompt if facts.exact else request.prompt // _BYTES_A_TOKEN
+            room = facts.context - prompt
+            if room < min(LEAST_ANSWER, wanted):
+                raise Failed("context", f"the question has about {prompt} tokens, and its context {facts.context}")
+            wanted = min(wanted, room)
+        return wanted
+
+
+class _Telling:
+    """Passes pieces on, and takes them back before another try."""
+
+    def __init__(self, on_text: OnText | None) -> None:
+        self._on_text = on_text
+        self._told = False
+        self.piece = None if on_text is None else self._pass
+
+    def _pass(self, piece: str) -> None:
+        if piece and self._on_text is not None:
+            self._told = True
+            self._on_text(piece)
+
+    def begin(self) -> None:
+        """Another try begins."""
+        if self._told and self._on_text is not None:
+            self._told = False
+            self._on_text("")
+
+
+class Router:
+    """A `Model` that is a chain of others, and for planning and judging begins with the reasoning model.
+
+    May be asked many at once, by one event loop. `aclose` when done.
+    """
+
+    generates = True
+
+    def __init__(self, settings: Models) -> None:
+        self._chain = tuple(map(_Lane, settings.chain))
+        self._reasoning = _Lane(settings.reasoning) if settings.reasoning else None
+        self._lanes = (*((self._reasoning,) if self._reasoning else ()), *self._chain)
+        self._keep = settings.cache
+        self._kept: OrderedDict[bytes, Completion] = OrderedDict()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.remembered = 0
+        """How many answers came from the cache."""
+
+    @property
+    def available(self) -> bool:
+        """Whether any model is configured."""
+        return bool(self._lanes)
+
+    @property
+    def counters(self) -> tuple[Counters, ...]:
+        """What each tier did so far, the reasoning model's first."""
+        return tuple(msgspec.structs.replace(c, failures=dict(c.failures)) for c in (n.counters for n in self._lanes))
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong with the settings, as far as it can be known without asking anyone."""
+        if not self._lanes:
+            return []
+        if importlib.util.find_spec("litellm") is None:
+            return ["models are configured, but litellm is not installed; install cld[models]"]
+        return [
+            f"models: tier {lane.tier.name} has its key in {lane.tier.api_key}, which is not set"
+            for lane in self._lanes
+            if lane.tier.api_key and not os.environ.get(lane.tier.api_key)
+        ]
+
+    async def prepare(self) -> None:
+        """Load what asking needs, which takes seconds the first time, without holding up the loop."""
+        try:
+            await asyncio.to_thread(load)
+        except Unsupported:
+            return  # every try says so
+
+    def bound(self, ask: Ask) -> Usage:
+        """As `Model.bound`, of the dearest tier that may be asked; holds up the loop where nothing was prepared.
+
+        Raises:
+            ConfigError: there is no such tier.
+        """
+        tokens, money = 0, 0.0
+        for lane in self._line(ask):
+            try:
+                request = lane.provider.request(ask)
+                longest, price = lane.longest(ask, request), lane.price()
+            except Failed:
+                continue  # it will not be asked either
+            tokens = max(tokens, request.prompt + longest)
+            money = max(money, price.of(request.prompt, longest))
+        return Usage(tokens=tokens, money=money, requests=1)
+
+    async def complete(self, ask: Ask, on_text: OnText | None = None, *, left: Usage | None = None) -> Completion:
+        """As `Model.complete`; an answer out of the cache costs nothing.
+
+        Where some tries were made and what is left does not do for the next, that is a `ModelFailed`, which says
+        what they cost.
+
+        Raises:
+            ModelFailed, BudgetExceeded: as `Model.complete`.
+            ConfigError: there is no such tier.
+            InvalidResource: the schema asked for is none.
+        """
+        line = self._line(ask)
+        if not line:
+            raise ModelFailed("no model is configured; name one under [[models.chain]] in your own settings")
+        key = self._key(ask, line)
+        if key in self._kept:
+            return self._remember(key, on_text)
+        check = None
+        if ask.schema is not None:
+            check = await asyncio.to_thread(compile_schema, ask.schema)
+        await self.prepare()
+        self._enter()
+        purse, telling = Purse(left), _Telling(on_text)
+        failures: list[tuple[_Lane, Failed]] = []
+        for lane in line:
+            try:
+                completion = await self._ask(lane, ask, check, purse, telling, last=lane is line[-1])
+            except Failed as failed:
+                failures.append((lane, failed))
+                continue
+            completion = msgspec.structs.replace(completion, usage=purse.spent)
+            self._keep_good(key, completion)
+            return completion
+        raise _gave_up(failures, purse)
+
+    async def aclose(self) -> None:
+        """Close the connections; nobody may be asked any more."""
+        for lane in self._lanes:
+            lane.queue.close()
+        if self._loop is not None:
+            loop, self._loop = self._loop, None
+            await leave(loop)
+
+    async def _ask(
+        self, lane: _Lane, ask: Ask, check: Check | None, purse: Purse, telling: _Telling, *, last: bool
+    ) -> Completion:
+        """The answer of one tier, which is told once what does not fit, and waited for once where it asks for that."""
+        told = waited = False
+        while True:
+            try:
+                if not last and (seconds := lane.queue.resting):
+                    raise Failed("resting", f"it asked to be left alone for {seconds:.1f} s more")
+                request = lane.provider.request(ask)
+                answer = await self._try(lane, ask, request, purse, telling)
+                completion = await judged(answer, [tool.name for tool in ask.tools], check, lane.tier.model)
+            except Misfits as misfits:
+                lane.counters.fail("schema")
+                if told:
+                    raise Failed("schema", f"twice it did not fit the schema: {misfits.reason}") from None
+                told = True
+                ask = msgspec.structs.replace(ask, messages=(*ask.messages, *correction(misfits)))
+            except Failed as failed:
+                lane.counters.fail(failed.kind)
+                if failed.kind != "rate_limited":
+                    raise
+                lane.queue.rest(failed.after)
+                if waited or not last or failed.after > lane.tier.timeout:
+                    raise
+                waited = True
+            else:
+                lane.counters.answers += 1
+                lane.counters.repaired += told
+                return completion
+
+    async def _try(self, lane: _Lane, ask: Ask, request: Request, purse: Purse, telling: _Telling) -> Answer:
+        """One request, and what it cost."""
+        price = lane.price()
+        most = purse.affords(request.prompt, lane.longest(ask, request), price)
+        tokens, money = request.prompt + most, price.of(request.prompt, most)
+        async with lane.queue.place(ask.fair):
+            telling.begin()
+            begun = time.perf_counter()
+            try:
+                answer = await lane.provider.ask(request, most, telling.piece)
+                if answer.tokens_in is not None and answer.tokens_out is not None:
+                    tokens = answer.tokens_in + answer.tokens_out
+                    money = price.of(answer.tokens_in, answer.tokens_out)
+            except Failed as failed:
+                if not failed.spent:
+                    tokens, money = 0, 0.0
+                raise
+            except BaseException:
+                lane.counters.cancelled += 1
+                raise
+            finally:
+                # What is not known is taken to be the most it can be.
+                lane.counters.spend(tokens, money, time.perf_counter() - begun)
+                purse.spend(tokens, money)
+        return answer
+
+    def _line(self, ask: Ask) -> Sequence[_Lane]:
+        """Who is asked, in order."""
+        chain = self._chain
+        if ask.tier:
+            names = [lane.tier.name for lane in self._lanes]
+            if ask.tier not in names:
+                known = ", ".join(names) or "none"
+                raise ConfigError(f"there is no tier {ask.tier!r} of models; those in the settings are: {known}")
+            begin = [lane.tier.name for lane in chain]
+            if ask.tier in begin:
+                chain = chain[begin.index(ask.tier) :]
+        if self._reasoning and (ask.reasoning or ask.tier == self._reasoning.tier.name or not chain):
+            return (self._reasoning, *chain)
+        return chain
+
+    def _key(self, ask: Ask, line: Sequence[_Lane]) -> bytes:
+        """The exact request as a digest: what it was cannot be read out of it."""
+        if not self._keep:
+            return b""
+        who = [lane.tier for lane in line]
+        asked = msgspec.structs.replace(ask, fair="")
+        return hashlib.sha256(msgspec.json.encode((who, asked), order="deterministic")).digest()
+
+    def _remember(self, key: bytes, on_text: OnText | None) -> Completion:
+        self._kept.move_to_end(key)
+        self.remembered += 1
+        kept = self._kept[key]
+        if on_text is not None and kept.text:
+            on_text(kept.text)
+        return msgspec.structs.replace(kept, usage=Usage())
+
+    def _keep_good(self, key: bytes, completion: Completion) -> None:
+        if key and completion.finish != "length" and not any(wish.problem for wish in completion.wishes):
+            self._kept[key] = completion
+            if len(self._kept) > self._keep:
+                self._kept.popitem(last=False)
+
+    def _enter(self) -> None:
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            enter(self._loop)
+
+
+def _gave_up(failures: Sequence[tuple[_Lane, Failed]], purse: Purse) -> ModelFailed | BudgetExceeded:
+    reasons = [f"{lane.tier.name} ({lane.tier.model}): {failed.kind}: {failed.reason}" for lane, failed in failures]
+    if not purse.requests and all(failed.kind == "budget" for _, failed in failures):
+        return BudgetExceeded(
+            f"what is left of the budget does not do for a question to a model: {'; '.join(reasons)}",
+            what=failures[-1][1].reason.partition(":")[0],
+        )
+    return ModelFailed(
+        f"no model gave an answer: {'; '.join(reasons)}", reasons=reasons, tokens=purse.tokens, money=purse.money
+    )
