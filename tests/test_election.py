@@ -46,6 +46,11 @@ def test_scores_fall_and_say_why() -> None:
     assert "get_weather" in election.reason
 
 
+def test_what_says_nothing_is_left_out_of_the_answer() -> None:
+    answer = msgspec.json.encode([one.why for one in elect("forecast for Bergen", TOOLS, top=6).ranked])
+    assert b'"meaning":' in answer and b":0.0," not in answer and b":0.0}" not in answer and b'"earlier"' not in answer
+
+
 def test_it_abstains_when_nothing_fits() -> None:
     fits = elect("convert 20 pounds to euros at today's exchange rate", TOOLS)
     misfit = elect("who won the chess championship in 1972", TOOLS)

@@ -1,7 +1,7 @@
 """Election: which of some candidates (assistants, tools, any resources) a request is for, or none.
 
-Weighs what a request and a candidate's description have in common by meaning (their vectors), by
-words, by words alike and by spelling, and what the candidate has done well before. Owns the weighing
+Weighs what a request and a candidate's description have in common by meaning (their vectors), by words and
+their like, and by the name, and what the candidate has done well before. Owns the weighing
 and the decision to abstain; `election_words` and `election_learning` find the evidence. It knows no
 store: who asks gives candidates it may read, and statistics are taken over those alone. Pure.
 """
@@ -49,9 +49,11 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class Why(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What spoke for a candidate, about 0 to 1 each, and the words it shares with the request.
+    """What spoke for a candidate, and the words it shares with the request, the rarest first.
 
-    `earlier` is how near the request lies to those it completed, -1 to 1.
+    `meaning` is the cosine of both texts, `words` how much more its words explain the request than others' do (0
+    to about 5), `name` the part of its name that the request holds, `earlier` how near the request lies to those
+    it completed, -1 to 1.
     """
 
     meaning: float = 0.0
@@ -203,7 +205,7 @@ class Electorate:
         )
 
     def _why(self, said: Sequence[float], telling: Sequence[str], number: int) -> Why:
-        meaning, words, name, *earlier = [round(value, 4) for value in said]
+        meaning, words, name, *earlier = [round(value, 4) or 0.0 for value in said]
         shared = self._vocabulary.shared(telling, number)
         return Why(meaning, words, name, earlier[0] if earlier else 0.0, shared)
 
