@@ -132,7 +132,9 @@ def time_left(budget: Budget | None, started_at: str, now: Instant) -> float | N
 
 
 def _rest(bound: _N | None, gone: _N) -> _N | None:
-    return None if bound is None else max(round(bound - gone, _DECIMALS), type(bound)(0))
+    if bound is None or bound <= gone:
+        return bound and type(bound)(0)
+    return round(bound - gone, _DECIMALS)  # pyright: ignore[reportReturnType] - int of int and float of float
 
 
 def _smaller(a: _N | None, b: _N | None) -> _N | None:

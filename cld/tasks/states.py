@@ -133,7 +133,7 @@ class Complete(Struct, frozen=True):
 
 
 class Skip(Struct, frozen=True):
-    """The task is completed without being worked, because of `reason`; by its holder, or by anyone if nobody holds it."""
+    """The task is completed without being worked, because of `reason`; by its holder, or by anyone without one."""
 
     reason: str
     now: Instant
