@@ -207,6 +207,7 @@ async def test_a_comparison_applies_every_difference_and_nothing_else(world: Wor
     (world.root / "cld:common.Text.t0006.json").write_text("{")
     del versions[URI("cld:common.Text.t0006")], versions[URI("cld:common.Text.t0300")]
     versions[URI("cld:common.Text.t0700")] = "another"
+    versions |= {URI(f"cld:common.Text.t{number:04}"): "old" for number in range(800, 800 + BATCH)}
     versions |= {URI(f"cld:common.Text.gone{number}"): "gone" for number in range(BATCH)}
     applied: list[Sequence[URI]] = []
 
@@ -214,11 +215,13 @@ async def test_a_comparison_applies_every_difference_and_nothing_else(world: Wor
         applied.append(list(uris))
 
     await reconcile(world.mine, versions, apply)
-    different = [*(f"cld:common.Text.t{number}" for number in ("0005", "0300", "0700"))]
-    assert [len(some) for some in applied] == [BATCH, len(different)]
-    assert sorted(uri for some in applied for uri in some) == sorted(
-        [*different, *(f"cld:common.Text.gone{number}" for number in range(BATCH))]
-    )
+    different = [
+        *(f"cld:common.Text.t{number}" for number in ("0005", "0300", "0700")),
+        *(f"cld:common.Text.t{number:04}" for number in range(800, 800 + BATCH)),
+        *(f"cld:common.Text.gone{number}" for number in range(BATCH)),
+    ]
+    assert [len(some) for some in applied] == [BATCH, BATCH, 3]
+    assert sorted(uri for some in applied for uri in some) == sorted(different)
     applied.clear()
     await reconcile(world.mine, {}, apply, type="common.Message")
     assert applied == [], "of one type only"
