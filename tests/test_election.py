@@ -156,3 +156,14 @@ def test_an_earlier_request_or_two_leave_the_descriptions_their_say() -> None:
     assert elect("how many euros are 200 dollars", taught).ranked[0].name == "convert_currency"
     assert elect("make this photo smaller, half its width", taught).ranked[0].name == "resize_image"
     assert elect("forecast for the city of Bergen", taught).ranked[0].name == "get_weather"
+
+
+def test_more_words_than_are_kept_give_the_same_signals() -> None:
+    texts = [f"{one.name} {one.description}" for one in TOOLS]
+    roomy, tight = (Vocabulary(texts, [one.name for one in TOOLS]) for _ in range(2))
+    tight._most_cached = 8
+    requests = [request_words(text) for text in (*texts, "will it rain", "mail Bob", *reversed(texts))]
+    for _ in range(2):
+        wanted, found = roomy.meet(requests), tight.meet(requests)
+        assert np.allclose(wanted.words, found.words, atol=1e-5) and np.allclose(wanted.names, found.names, atol=1e-5)
+    assert len(tight._cache) <= 8

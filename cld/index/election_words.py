@@ -60,16 +60,20 @@ class Vocabulary:
 
     def meet(self, requests: Sequence[Sequence[str]]) -> Signals:
         """The signals of requests, given as their words."""
-        self._learn(word for words in requests for word in words)
         said = np.zeros((len(requests), self._count), np.float32)
         likes = np.zeros((len(requests), len(self._in_names)), np.float32)
-        for row, words in enumerate(requests):
-            if known := [self._cache[word] for word in words]:
-                length = math.sqrt(sum(emphasis(word) ** 2 for word in words))
-                said[row] = np.sum([one for one, _ in known], axis=0) / np.float32(length)
-                likes[row] = np.max([one for _, one in known], axis=0)
-        while len(self._cache) > self._most_cached:
-            self._cache.popitem(last=False)
+        first = 0
+        while first < len(requests):
+            last = self._learn(requests, first)
+            for row in range(first, last):
+                if words := requests[row]:
+                    known = [self._cache[word] for word in words]
+                    length = math.sqrt(sum(emphasis(word) ** 2 for word in words))
+                    said[row] = np.sum([one for one, _ in known], axis=0) / np.float32(length)
+                    likes[row] = np.max([one for _, one in known], axis=0)
+            while len(self._cache) > self._most_cached:
+                self._cache.popitem(last=False)
+            first = last
         names = np.add.reduceat(likes[:, self._name_words] * self._name_weights, self._name_starts, axis=1)
         return Signals(np.maximum(said - np.float32(_NOISE), 0), np.asarray(names / self._name_sums, np.float32))
 
@@ -78,21 +82,27 @@ class Vocabulary:
         there = self._said[candidate]
         return tuple([word for word in words if word in there])
 
-    def _learn(self, words: Iterable[str]) -> None:
-        """Finds out what those words give that were not met lately."""
+    def _learn(self, requests: Sequence[Sequence[str]], first: int) -> int:
+        """Finds out what the words of requests give, from `first` on as far as there is room; says where it ended."""
+        wanted = dict.fromkeys(requests[first])
+        last = first + 1
+        while last < len(requests) and len(wanted) + len(requests[last]) <= self._most_cached:
+            wanted |= dict.fromkeys(requests[last])
+            last += 1
         fresh: list[str] = []
-        for word in dict.fromkeys(words):
+        for word in wanted:
             if word in self._cache:
                 self._cache.move_to_end(word)
             else:
                 fresh.append(word)
-        for first in range(0, len(fresh), _BATCH):
-            batch = fresh[first : first + _BATCH]
+        for at in range(0, len(fresh), _BATCH):
+            batch = fresh[at : at + _BATCH]
             likes = embed(batch) @ self._vectors.T
             for word, like in zip(batch, likes, strict=True):
                 if (number := self._words.get(word)) is not None:
                     like[number] = 1.0
                 self._cache[word] = self._met(word, like)
+        return last
 
     def _met(self, word: str, like: Floats) -> tuple[Floats, Floats]:
         """What a word gives each candidate, and its likeness to each word of the names."""
