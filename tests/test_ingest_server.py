@@ -154,3 +154,15 @@ async def test_progress_is_told_to_a_host_that_asks(tmp_path: Path, monkeypatch:
         await connected.call_tool("ingest", {}, progress_callback=progress)
     assert told and all(total == 30 and str(docs) in (message or "") for _, total, message in told)
     assert [done for done, *_ in told] == sorted({done for done, *_ in told})
+
+
+async def test_over_a_remote_root_only_what_needs_no_index_is_offered_and_no_folder_is_taken_for_the_tree(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path / "tree") as made:
+        default, more = knowledge_tools(made.runtime)
+        assert {"search", "graph_query"} <= {tool.name for tool in default}
+        assert {"ingest", "context_get"} <= {tool.name for tool in more}
+        made.runtime.settings = msgspec.structs.replace(made.runtime.settings, root="memory://tree")
+        default, more = knowledge_tools(made.runtime)
+        assert (default, [tool.name for tool in more]) == ((), ["ingest"])
