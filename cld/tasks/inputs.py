@@ -43,9 +43,11 @@ def resolve(inputs: Mapping[str, Any], tasks: Mapping[str, Task], *, max_bytes: 
 
 def literal(value: Any) -> Any:
     """`value` so that `resolve` gives it back, whatever it looks like."""
-    if isinstance(value, dict) and cast("dict[str, Any]", value).keys() & {"from", "literal"}:
-        return {"literal": value}
-    return value
+    match value:
+        case {"from": _} | {"literal": _}:
+            return {"literal": value}
+        case _:
+            return value
 
 
 def expand(step: Step, values: Sequence[Any], inputs: Mapping[str, Any], *, limit: int = MAX_LIST) -> tuple[Step, ...]:
@@ -95,11 +97,11 @@ def _resolved(value: Any, field: str, tasks: Mapping[str, Task]) -> Any:
         output = _output(source, field, tasks)
         path = value.get("path", "")
         return _part(output, path, field) if path and not tasks[source].skipped else output
-    if isinstance(value, dict):
-        given = cast("dict[str, Any]", value)
-        if given.keys() == {"literal"}:
-            return given["literal"]
-    return value
+    match value:
+        case {"literal": meant, **rest} if not rest:
+            return meant
+        case _:
+            return value
 
 
 def _output(id: str, field: str, tasks: Mapping[str, Task]) -> Any:
@@ -116,13 +118,15 @@ def _part(output: Any, path: str, field: str) -> Any:
         return evaluate(path_expression(path), {"output": output}, field=f"{field}.path")
     part = output
     for found in _PART.finditer(path):
-        at = found[1] if found[1] is not None else int(found[2])
-        try:
-            part = part[at]
-        except (KeyError, IndexError, TypeError):
-            raise InvalidArgument(
-                f"{field}.path {path!r} leads nowhere: {_has(part)} at {found[0]!r}", field=f"{field}.path"
-            ) from None
+        match part:
+            case dict() if found[1] in part:
+                part = cast("dict[str, Any]", part)[found[1]]
+            case list() if found[2] and int(found[2]) < len(cast("list[Any]", part)):
+                part = cast("list[Any]", part)[int(found[2])]
+            case _:
+                raise InvalidArgument(
+                    f"{field}.path {path!r} leads nowhere: {_has(part)} at {found[0]!r}", field=f"{field}.path"
+                )
     return part
 
 
