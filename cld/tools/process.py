@@ -1,0 +1,190 @@
+"""One tool process from outside: started, spoken to, and ended with all it started.
+
+Owns its life and its lines; what is called, and how long that may take, is not its business.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import anyio
+import msgspec
+
+from cld.config import Tooling
+from cld.errors import ToolFailed
+from cld.escape import safe_line
+from cld.tools.messages import Message, Order, Run
+
+log = logging.getLogger("cld.tools")
+
+T = TypeVar("T")
+
+END_SECONDS = 1.2
+"""How long a keeper may take to end everything before it is killed itself."""
+
+_CERTAIN_SECONDS = 0.5
+_LAST_WORDS = 4000
+_LAST_LINES = 5
+_LONGEST_LINE = 400
+_BYTES_A_CHARACTER = 6  # the longest that JSON makes of one byte
+_BYTES_MORE = 1 << 20
+
+_KEPT = ("PATH", "HOME", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
+"""Of cld's environment, what tools get unasked; secrets have other names."""
+
+# By name and not by path, so that the worker's package is this one; appended, so that nothing is shadowed by it.
+_PROGRAM = "import sys; sys.path.append(sys.argv.pop(1)); from cld.tools.worker import main; main()"
+_HOME = str(Path(__file__).parents[2])
+_decoder: "msgspec.json.Decoder[Message]" = msgspec.json.Decoder(Message)
+
+
+class ToolProcess:
+    """One worker and its keeper; used by one call at a time. After a failure it is ended and of no use."""
+
+    def __init__(self, process: Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+        self._words = b""
+        self._listening = asyncio.create_task(self._listen())
+        self._ending: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def start(cls, tooling: Tooling) -> Self:
+        """A process with nothing loaded; when this is cancelled there is none."""
+        starting = asyncio.create_task(cls._start(tooling))
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            with contextlib.suppress(Exception):
+                await to_the_end((await to_the_end(starting)).end())
+            raise
+
+    @classmethod
+    async def _start(cls, tooling: Tooling) -> Self:
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-P", "-c", _PROGRAM, _HOME, str(theirs.fileno()), str(tooling.memory_bytes)),
+                    stdin=PIPE,
+                    stdout=DEVNULL,
+                    stderr=PIPE,
+                    pass_fds=(theirs.fileno(),),
+                    cwd="/",
+                    env=environment(tooling),
+                    # A Ctrl-C at the terminal is for cld, which then ends this in order.
+                    start_new_session=True,
+                )
+            most = tooling.output_bytes * (1 + _BYTES_A_CHARACTER) + _BYTES_MORE
+            ours.setblocking(False)
+            return cls(process, *await asyncio.open_connection(sock=ours, limit=most))
+        except BaseException:
+            ours.close()
+            raise
+
+    @property
+    def is_alive(self) -> bool:
+        return self._ending is None and self._process.returncode is None and not self._reader.at_eof()
+
+    async def send(self, order: Order) -> None:
+        if isinstance(order, Run):
+            self._words = b""
+        with contextlib.suppress(ConnectionError):  # what went wrong is told where the answer is read
+            self._writer.write(msgspec.json.encode(order) + b"\n")
+            await self._writer.drain()
+
+    async def receive(self) -> Message:
+        """The next message.
+
+        Raises:
+            ToolFailed: `crashed`; there will be none, and why.
+        """
+        try:
+            return _decoder.decode(await self._reader.readuntil(b"\n"))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            raise await self._crashed() from None
+        except asyncio.LimitOverrunError:
+            raise ToolFailed("it wrote more into its channel to cld than any answer has", kind="crashed") from None
+        except msgspec.DecodeError as error:
+            raise ToolFailed(f"it wrote into its channel to cld what is no message: {error}", kind="crashed") from None
+
+    async def end(self) -> None:
+        """End it and everything it started; returns when they are gone. Idempotent, not to be cancelled."""
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._end())
+        await to_the_end(self._ending)
+
+    async def _end(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        if not await self._ends_within(END_SECONDS):
+            log.error("the keeper of tool process %d did not end what it started; killing it", self._process.pid)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            await self._ends_within(_CERTAIN_SECONDS)
+        self._listening.cancel()
+        self._writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self._writer.wait_closed()
+
+    async def _ends_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._process.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _crashed(self) -> ToolFailed:
+        # Its keeper ends what it left, and then says how it ended.
+        await self._ends_within(END_SECONDS)
+        code = self._process.returncode or 0
+        name = signal.Signals(code - 128).name if code - 128 in set(signal.Signals) else ""
+        how = f"with {name}" if name else f"by itself, with code {code}"
+        lines = [safe_line(line) for line in self._words.decode(errors="replace").splitlines() if line.strip()]
+        fatal = [at for at, line in enumerate(lines) if line.startswith("Fatal Python error")]
+        # What follows that is the innermost frame first; otherwise what matters comes last.
+        lines = lines[fatal[-1] :][:_LAST_LINES] if fatal else lines[-_LAST_LINES:]
+        words = " | ".join(line[:_LONGEST_LINE] for line in lines)
+        return ToolFailed(f"its process ended {how}" + (f"; its last words: {words}" if words else ""), kind="crashed")
+
+    async def _listen(self) -> None:
+        """Take what it prints, so that it never waits for a reader; the last of it is kept."""
+        assert self._process.stderr is not None
+        while data := await self._process.stderr.read(1 << 16):
+            self._words = (self._words + data)[-_LAST_WORDS:]
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug("tool process %d: %s", self._process.pid, safe_line(data.decode(errors="replace")))
+
+
+def environment(tooling: Tooling, all: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What of cld's environment a tool process gets: nothing that could be a secret, unless the settings name it."""
+    kept = {name: all[name] for name in (*_KEPT, *tooling.environment) if name in all}
+    python = {"PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
+    # Each thread's own heap would count against the memory allowed.
+    return {**kept, **python, "MALLOC_ARENA_MAX": "2"}
+
+
+async def to_the_end(work: Coroutine[Any, Any, T] | asyncio.Task[T]) -> T:
+    """Wait for `work` to be done, however often this is cancelled meanwhile; a cancellation then goes on."""
+    task = work if isinstance(work, asyncio.Task) else asyncio.create_task(work)
+    cancelled: asyncio.CancelledError | None = None
+    # A scope of anyio cancels again and again, one of asyncio once; both have to wait.
+    with anyio.CancelScope(shield=True):
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError as error:
+                cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    return task.result()

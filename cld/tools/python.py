@@ -1,0 +1,233 @@
+"""Python files as a source of tools: found in folders, loaded in processes of their own, and looked at again.
+
+cld's own process never runs their code. A file that cannot be loaded gives no tools, also when it could before:
+what runs is what is written there, and `problems` says what is wrong. A name that two files give belongs to
+neither, so that no file can take another's place.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self, assert_never
+
+from cld.config import Tooling
+from cld.errors import CldError, ToolFailed
+from cld.tools import Caller, OnProgress, Result
+from cld.tools.messages import OUT_OF_MEMORY, Answered, Broken, Done, Failed, Loaded, Nested, Progress, Run
+from cld.tools.pool import NotLoaded, Pool, Worker
+from cld.types import Failure, Tool
+
+log = logging.getLogger("cld.tools")
+
+POLL_SECONDS = 1.0
+"""How often the folders are looked at; that costs one listing and one stat a file."""
+
+MAX_FILES = 500
+
+Nest = Callable[[str, Mapping[str, Any], Caller, OnProgress], Awaitable[Result]]
+"""How a tool's own calls are made: `Calling.call`."""
+
+_inside: ContextVar[bool] = ContextVar("inside a call of a Python tool", default=False)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder of tool files; `files` names those that count, None for all that do not begin with `_`."""
+
+    folder: Path
+    files: frozenset[str] | None = None
+
+
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    stamp: object
+    origin: str
+    loaded: Loaded | None = None
+    problem: str = ""
+
+
+class PythonTools:
+    """Implements `cld.tools.Source`. Made by `open`; processes and a poll run until `aclose`.
+
+    `nest` is how calls that tools make are made; without it they cannot make any.
+    """
+
+    def __init__(self, places: Sequence[Place], tooling: Tooling, options: Mapping[str, Any] | None = None) -> None:
+        self.nest: Nest | None = None
+        self._places = tuple(places)
+        self._tooling = tooling
+        self._pool = Pool(tooling, options or {})
+        self._files: dict[Path, _File] = {}
+        self._tools: dict[str, tuple[Tool, Path]] = {}
+        self._problems: tuple[str, ...] = ()
+        self._listeners: dict[object, Callable[[], None]] = {}
+        self._looking = asyncio.Lock()
+        self._watching: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        places: Sequence[Place],
+        tooling: Tooling,
+        options: Mapping[str, Any] | None = None,
+        *,
+        poll_seconds: float = POLL_SECONDS,
+    ) -> Self:
+        """The tools of the files in `places`, all loaded when this returns, and followed from here on."""
+        source = cls(places, tooling, options)
+        try:
+            await source.look()
+        except BaseException:
+            await source.aclose()
+            raise
+        source._watching = asyncio.create_task(source._watch(poll_seconds))
+        return source
+
+    def tools(self) -> Sequence[Tool]:
+        return tuple(tool for tool, _ in self._tools.values())
+
+    def problems(self) -> Sequence[str]:
+        return self._problems
+
+    def on_change(self, tell: Callable[[], None]) -> Callable[[], None]:
+        token = object()
+        self._listeners[token] = tell
+
+        def end() -> None:
+            self._listeners.pop(token, None)
+
+        return end
+
+    async def aclose(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
+        await self._pool.aclose()
+
+    async def call(self, tool: Tool, arguments: Mapping[str, Any], caller: Caller, progress: OnProgress) -> Result:
+        _, path = self._tools.get(tool.name, (tool, None))
+        if path is None:
+            raise ToolFailed(f"the tool {tool.name} is gone: its file was changed or removed", kind="changed")
+        try:
+            async with self._pool.borrow(path, self._files[path].origin, nested=_inside.get()) as worker:
+                if tool not in worker.loaded.tools:
+                    raise ToolFailed(f"the tool {tool.name} was changed just now; look at it again", kind="changed")
+                return await self._run(worker, tool, arguments, caller, progress)
+        except NotLoaded as error:
+            raise ToolFailed(f"the tool {tool.name} cannot be loaded: {error}", kind="crashed") from error
+        except ToolFailed as failed:
+            raise ToolFailed(f"the tool {tool.name} failed: {failed}", kind=failed.kind) from failed
+
+    async def _run(
+        self, worker: Worker, tool: Tool, arguments: Mapping[str, Any], caller: Caller, progress: OnProgress
+    ) -> Result:
+        process = worker.process
+        await process.send(Run(tool.name, dict(arguments), self._tooling.output_bytes))
+        while True:
+            match message := await process.receive():
+                case Progress(text):
+                    progress(text)
+                case Nested(name, given):
+                    await process.send(await self._nested(name, given, caller, progress))
+                case Done(data, text):
+                    return Result(data, text)
+                case Failed(code, words) if code == OUT_OF_MEMORY:
+                    raise ToolFailed(words, kind=code)
+                case Failed(code, words):
+                    return Result(error=Failure(code, words))
+                case Loaded() | Broken():
+                    raise ToolFailed("it wrote into its channel to cld", kind="crashed")
+                case _:
+                    assert_never(message)
+
+    async def _nested(self, name: str, arguments: Mapping[str, Any], caller: Caller, progress: OnProgress) -> Answered:
+        """A call that a tool makes, as the same caller; what a person approved of was the call around it only."""
+        if self.nest is None:
+            return Answered(code="unsupported", text="tools cannot call tools here")
+        token = _inside.set(True)
+        try:
+            result = await self.nest(name, arguments, replace(caller, approved=False), progress)
+        except CldError as error:
+            return Answered(code=error.code, text=str(error))
+        finally:
+            _inside.reset(token)
+        if result.error is not None:
+            return Answered(code=result.error.code, text=result.error.message)
+        return Answered(result.data, result.text)
+
+    async def look(self) -> None:
+        """Look at the folders now; returns when `tools` and `problems` are as the files are."""
+        async with self._looking:
+            problems: list[str] = []
+            found = {file.path: file for place in self._places for file in _files_of(place, problems)}
+            changed = [
+                file for path, file in found.items() if path not in self._files or self._files[path].stamp != file.stamp
+            ]
+            gone = self._files.keys() - found.keys()
+            for path in gone:
+                self._pool.forget(path)
+            loaded = {file.path: file for file in await asyncio.gather(*(self._load(file) for file in changed))}
+            self._files = {path: loaded.get(path) or self._files[path] for path in found}
+            self._publish(problems)
+
+    async def _load(self, file: _File) -> _File:
+        try:
+            return replace(file, loaded=await self._pool.load(file.path, file.origin, file.stamp))
+        except NotLoaded as error:
+            where = f"{file.path}, line {error.line}" if error.line else str(file.path)
+            return replace(file, problem=f"{where}: {error}")
+
+    def _publish(self, problems: list[str]) -> None:
+        by_name: dict[str, list[tuple[Tool, Path]]] = {}
+        for path, file in self._files.items():
+            if file.problem:
+                problems.append(file.problem)
+            for tool in file.loaded.tools if file.loaded is not None else ():
+                by_name.setdefault(tool.name, []).append((tool, path))
+        for name, several in by_name.items():
+            if len(several) > 1:
+                places = " and ".join(str(path) for _, path in several)
+                problems.append(f"the tool {name} is in {places}; neither is used, rename one")
+        tools = {name: several[0] for name, several in sorted(by_name.items()) if len(several) == 1}
+        before, self._tools = (self._tools, self._problems), tools
+        for problem in set(problems) - set(self._problems):
+            log.warning("tools: %s", problem)
+        self._problems = tuple(problems)
+        if before != (self._tools, self._problems):
+            for tell in list(self._listeners.values()):
+                tell()
+
+    async def _watch(self, seconds: float) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await self.look()
+            except Exception:  # whatever one look met, the next is due
+                log.exception("tools: the folders cannot be looked at")
+
+
+def _files_of(place: Place, problems: list[str]) -> list[_File]:
+    """The tool files of a folder, each with a stamp that changes when it, or what it may import there, does."""
+    shared: list[object] = []
+    files: list[_File] = []
+    try:
+        names = sorted(path for path in place.folder.iterdir() if path.suffix == ".py")
+    except OSError as error:
+        problems.append(f"the folder of tools {place.folder} cannot be read: {error.strerror}")
+        return []
+    for path in names:
+        with contextlib.suppress(OSError):  # it went away just now
+            facts = path.stat()
+            stamp = (facts.st_mtime_ns, facts.st_ctime_ns, facts.st_size, facts.st_ino)
+            if path.name.startswith("_"):
+                shared.append((path.name, stamp))
+            elif place.files is None or path.name in place.files:
+                files.append(_File(path, stamp, f"{place.folder.name}/{path.name}"))
+    if len(files) > MAX_FILES:
+        problems.append(f"the folder of tools {place.folder} has {len(files)} files; the first {MAX_FILES} are used")
+    return [replace(file, stamp=(file.stamp, *shared)) for file in files[:MAX_FILES]]
