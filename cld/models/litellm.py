@@ -11,6 +11,7 @@ import importlib
 import ipaddress
 import logging
 import os
+import warnings
 import weakref
 from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -126,7 +127,21 @@ def load() -> Any:
         logging.getLogger(name).disabled = True
     for name in ("httpx", "httpcore", "openai", "openai._base_client"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # What it builds at its first answer takes a while; here it is built in a thread.
+    _hush()
+    kinds: Any = importlib.import_module("litellm.types.utils")
+    for kind in (kinds.Message, kinds.Delta, kinds.ModelResponse, kinds.ModelResponseStream, kinds.Usage):
+        kind.model_rebuild()
     return litellm
+
+
+def _hush() -> None:
+    """Ignore the warnings that litellm ignores when it is imported: filters can have been set anew since then.
+
+    Where warnings are errors, they would end its streams.
+    """
+    for message in (".*`ReadOnly` qualifier.*", ".*Accessing the.*attribute on the instance is deprecated.*"):
+        warnings.filterwarnings("ignore", message=message)
 
 
 _users: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, int] = weakref.WeakKeyDictionary()
@@ -185,6 +200,7 @@ class Provider:
             Failed: for whatever reason. Cancelling closes the connection.
         """
         litellm, facts = load(), self.facts
+        _hush()
         more: dict[str, Any] = {facts.answer_word: most}
         if request.tools:
             more["tools"] = request.tools

@@ -35,7 +35,7 @@ def read_json(text: str) -> Any:
     """
     try:
         return msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         fault = str(error)
     if thought := _THOUGHT.match(text):
         text = text[thought.end() :]
@@ -50,7 +50,7 @@ def read_json(text: str) -> Any:
             return msgspec.json.decode(_WORDS[body])
         try:
             return msgspec.json.decode(body)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             raise ValueError(f"it is no JSON: {fault}") from None
     try:
         return msgspec.json.decode(_mended(body, begin))

@@ -22,7 +22,7 @@ from cld.models.answers import Misfits, correction, judged
 from cld.models.counters import Counters
 from cld.models.litellm import Answer, Failed, Provider, Request, enter, leave, load
 from cld.models.prices import Price
-from cld.models.purse import LEAST_ANSWER, Purse
+from cld.models.allowance import LEAST_ANSWER, Allowance
 from cld.models.queue import Queue
 from cld.types import Usage
 
@@ -166,18 +166,18 @@ class Router:
             check = await asyncio.to_thread(compile_schema, ask.schema)
         await self.prepare()
         self._enter()
-        purse, telling = Purse(left), _Telling(on_text)
+        allowance, telling = Allowance(left), _Telling(on_text)
         failures: list[tuple[_Lane, Failed]] = []
         for lane in line:
             try:
-                completion = await self._ask(lane, ask, check, purse, telling, last=lane is line[-1])
+                completion = await self._ask(lane, ask, check, allowance, telling, last=lane is line[-1])
             except Failed as failed:
                 failures.append((lane, failed))
                 continue
-            completion = msgspec.structs.replace(completion, usage=purse.spent)
+            completion = msgspec.structs.replace(completion, usage=allowance.spent)
             self._keep_good(key, completion)
             return completion
-        raise _gave_up(failures, purse)
+        raise _gave_up(failures, allowance)
 
     async def aclose(self) -> None:
         """Close the connections; nobody may be asked any more."""
@@ -188,7 +188,7 @@ class Router:
             await leave(loop)
 
     async def _ask(
-        self, lane: _Lane, ask: Ask, check: Check | None, purse: Purse, telling: _Telling, *, last: bool
+        self, lane: _Lane, ask: Ask, check: Check | None, allowance: Allowance, telling: _Telling, *, last: bool
     ) -> Completion:
         """The answer of one tier, which is told once what does not fit, and waited for once where it asks for that."""
         told = waited = False
@@ -197,7 +197,7 @@ class Router:
                 if not last and (seconds := lane.queue.resting):
                     raise Failed("resting", f"it asked to be left alone for {seconds:.1f} s more")
                 request = lane.provider.request(ask)
-                answer = await self._try(lane, ask, request, purse, telling)
+                answer = await self._try(lane, ask, request, allowance, telling)
                 completion = await judged(answer, [tool.name for tool in ask.tools], check, lane.tier.model)
             except Misfits as misfits:
                 lane.counters.fail("schema")
@@ -218,10 +218,10 @@ class Router:
                 lane.counters.repaired += told
                 return completion
 
-    async def _try(self, lane: _Lane, ask: Ask, request: Request, purse: Purse, telling: _Telling) -> Answer:
+    async def _try(self, lane: _Lane, ask: Ask, request: Request, allowance: Allowance, telling: _Telling) -> Answer:
         """One request, and what it cost."""
         price = lane.price()
-        most = purse.affords(request.prompt, lane.longest(ask, request), price)
+        most = allowance.affords(request.prompt, lane.longest(ask, request), price)
         tokens, money = request.prompt + most, price.of(request.prompt, most)
         async with lane.queue.place(ask.fair):
             telling.begin()
@@ -241,7 +241,7 @@ class Router:
             finally:
                 # What is not known is taken to be the most it can be.
                 lane.counters.spend(tokens, money, time.perf_counter() - begun)
-                purse.spend(tokens, money)
+                allowance.spend(tokens, money)
         return answer
 
     def _line(self, ask: Ask) -> Sequence[_Lane]:
@@ -287,13 +287,16 @@ class Router:
             enter(self._loop)
 
 
-def _gave_up(failures: Sequence[tuple[_Lane, Failed]], purse: Purse) -> ModelFailed | BudgetExceeded:
+def _gave_up(failures: Sequence[tuple[_Lane, Failed]], allowance: Allowance) -> ModelFailed | BudgetExceeded:
     reasons = [f"{lane.tier.name} ({lane.tier.model}): {failed.kind}: {failed.reason}" for lane, failed in failures]
-    if not purse.requests and all(failed.kind == "budget" for _, failed in failures):
+    if not allowance.requests and all(failed.kind == "budget" for _, failed in failures):
         return BudgetExceeded(
             f"what is left of the budget does not do for a question to a model: {'; '.join(reasons)}",
             what=failures[-1][1].reason.partition(":")[0],
         )
     return ModelFailed(
-        f"no model gave an answer: {'; '.join(reasons)}", reasons=reasons, tokens=purse.tokens, money=purse.money
+        f"no model gave an answer: {'; '.join(reasons)}",
+        reasons=reasons,
+        tokens=allowance.tokens,
+        money=allowance.money,
     )

@@ -8,7 +8,7 @@ LEAST_ANSWER = 64
 """Tokens; with less left for an answer, no try is worth its prompt."""
 
 
-class Purse:
+class Allowance:
     """Holds `left`, None is without end."""
 
     def __init__(self, left: Usage | None) -> None:
