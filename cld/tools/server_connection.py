@@ -41,6 +41,8 @@ _MAX_PAGES = 100
 _ROUNDS = 20
 _ROUND_SECONDS = 0.25
 _MODERN = "2026-"
+_CLOSED = "Connection closed"
+_LOST = "SSE stream "
 
 
 class Connection:
@@ -73,9 +75,8 @@ class Connection:
         self._client: Client | None = None
         self._task: asyncio.Task[None] | None = None
         self._scope = anyio.CancelScope()
-        self._stir = asyncio.Event()
-        self._stopping = False
-        self._changed = False
+        self._stopped = asyncio.Event()
+        self._changed = asyncio.Event()
         self._probes: set[asyncio.Task[None]] = set()
         self.calls = 0
         """How many are under way."""
@@ -86,7 +87,7 @@ class Connection:
     @property
     def ended(self) -> bool:
         """Whether no more calls can be sent."""
-        return self._stopping or self._task is None or self._task.done()
+        return self._stopped.is_set() or self._task is None or self._task.done()
 
     async def open(self, seconds: float) -> None:
         """Start the server or find it, agree on a protocol version, and list its tools.
@@ -102,7 +103,8 @@ class Connection:
                     # Some older servers end at the question that newer ones are asked first.
                     if self._program is None:
                         raise
-                    self._stopping, self.why, self._scope = False, "", anyio.CancelScope()
+                    self._stopped.clear()
+                    self.why, self._scope = "", anyio.CancelScope()
                     await self._attempt("legacy")
         except BaseException as error:
             await self._abort()
@@ -162,9 +164,9 @@ class Connection:
                 await asyncio.wait({self._task})
 
     def _stop(self, why: str) -> None:
-        if not self._stopping:
-            self._stopping, self.why = True, why
-        self._stir.set()
+        if not self._stopped.is_set():
+            self.why = why
+            self._stopped.set()
 
     def _said(self) -> str:
         """What the server said last, for a message."""
@@ -225,15 +227,23 @@ class Connection:
         async with anyio.create_task_group() as group:
             if client.protocol_version.startswith(_MODERN) and capabilities and capabilities.list_changed:
                 group.start_soon(self._follow, client)
-            while not self._stopping:
-                await self._stir.wait()
-                self._stir.clear()
-                if self._changed and not self._stopping:
-                    self._changed = False
-                    await self._list(client)
-                    # A server that says so without end is not listed without end.
-                    await anyio.sleep(_PAUSE_SECONDS)
+            group.start_soon(self._list_again, client)
+            await self._stopped.wait()
             group.cancel_scope.cancel()
+
+    async def _list_again(self, client: "Client") -> None:
+        from mcp.shared.exceptions import MCPError  # noqa: PLC0415 - see `_run`
+        from pydantic import ValidationError  # noqa: PLC0415
+
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            try:
+                await self._list(client)
+            except (MCPError, ValidationError) as error:
+                log.warning("tool server %s does not list its tools anew: %s", self._uri, self._reason(error))
+            # A server that says so without end is not listed without end.
+            await anyio.sleep(_PAUSE_SECONDS)
 
     async def _follow(self, client: "Client") -> None:
         """Listen for changes, in the way of the protocol since 2026."""
@@ -256,8 +266,7 @@ class Connection:
             self._note_change()
 
     def _note_change(self) -> None:
-        self._changed = True
-        self._stir.set()
+        self._changed.set()
 
     async def _list(self, client: "Client") -> None:
         from mcp_types import PaginatedRequestParams  # noqa: PLC0415 - see `_run`
@@ -316,8 +325,12 @@ class Connection:
                 state = answer.request_state
                 await asyncio.sleep(_ROUND_SECONDS)
         except MCPError as error:
-            if error.code == CONNECTION_CLOSED or self._stopping:
+            # The SDK's code for it is one that servers use for anything.
+            if self._stopped.is_set() or (error.code == CONNECTION_CLOSED and error.message == _CLOSED):
                 raise await self._crashed() from None
+            if error.code == CONNECTION_CLOSED and error.message.startswith(_LOST):
+                lost = f"its answer did not come, so it may have done all, some or nothing: {self._reason(error)}"
+                raise ToolFailed(lost, kind="crashed") from None
             if error.message == "Session terminated":
                 self._stop("it ended the session")
                 raise ToolFailed("it had ended the session before the call; call again", kind="unavailable") from None

@@ -56,7 +56,7 @@ _MAX_WAITING = 256
 _LOGGED_LINES = 100
 _LOGGED_CHARACTERS = 500
 _KEPT_LINES = 5
-_TOO_LONG = -32000
+_TOO_LONG = -32603
 _KEEPER = Path(__file__).parent / "server_keeper.py"
 _ANSWER = re.compile(rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?"id"\s*:\s*(\d{1,15})\s*,')
 
