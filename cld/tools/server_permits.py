@@ -36,7 +36,7 @@ def allowed(server: Server, permits: Sequence[Permit]) -> str | None:
     fitting = [permit for permit in permits if _fits(server, words, permit)]
     if not fitting:
         what = f"command = {_toml(words)}" if server.command else f"url = {_toml(server.url)}"
-        return f"your own settings do not permit it; to use it, add {what} to tools.servers there"
+        return f"your own settings do not permit it; to use it, add {what} to tooling.servers there"
     for permit in fitting:
         if server.cwd in {"", permit.cwd} and not _surplus(server, permit):
             return None

@@ -98,9 +98,8 @@ class ServerTools(Source):
             self._rest()
 
     def on_change(self, tell: Callable[[], None]) -> Callable[[], None]:
-        key = object()
-        self._listeners[key] = tell
-        return lambda: self._listeners.pop(key, None) and None
+        """Call `tell` when `tools` or `problems` changed; the function returned ends that."""
+        return _listen(self._listeners, tell)
 
     def problems(self) -> Sequence[str]:
         said = [self._why] if self._why and (self._connection is None or self._connection.ended) else []
@@ -146,7 +145,15 @@ class ServerTools(Source):
         if self._opening is None:
             self._opening = asyncio.create_task(self._open(pause))
             self._opening.add_done_callback(self._opened)
-        return await asyncio.shield(self._opening)
+        opening = self._opening
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if opening.cancelled() and task is not None and not task.cancelling():
+                # Who waits was not cancelled: this was closed meanwhile.
+                raise ToolFailed("it was closed", kind="unavailable") from None
+            raise
 
     async def _open(self, pause: float) -> Connection:
         await asyncio.sleep(max(0.0, pause))
@@ -161,7 +168,9 @@ class ServerTools(Source):
             self._note_failure(f"it cannot be started: {error}")
             raise ToolFailed(self._why, kind="unavailable") from None
         self._connection = connection
-        self._why = ""
+        if self._why:
+            self._why = ""
+            _tell(self._listeners)
         return connection
 
     def _opened(self, opening: "asyncio.Task[Connection]") -> None:
@@ -171,7 +180,7 @@ class ServerTools(Source):
             opening.exception()
 
     def _listed(self, listing: Listing) -> None:
-        changed = not self._loaded or listing.tools != self._listing.tools
+        changed = not self._loaded or listing != self._listing
         self._loaded, self._listing = True, listing
         if changed:
             _tell(self._listeners)
@@ -188,6 +197,7 @@ class ServerTools(Source):
         pause = min(self._retry_seconds * 2 ** min(self._failures, 20), MAX_RETRY_SECONDS)
         self._failures += 1
         self._not_before = asyncio.get_running_loop().time() + pause
+        _tell(self._listeners)
 
     def _rest(self) -> None:
         """Have it ended once nothing was asked of it for a while."""
@@ -276,9 +286,8 @@ class Servers(Source):
         return await source.call(tool, arguments, caller, progress)
 
     def on_change(self, tell: Callable[[], None]) -> Callable[[], None]:
-        key = object()
-        self._listeners[key] = tell
-        return lambda: self._listeners.pop(key, None) and None
+        """Call `tell` when `tools` or `problems` changed; the function returned ends that."""
+        return _listen(self._listeners, tell)
 
     def problems(self) -> Sequence[str]:
         joined = self._joined()
@@ -325,6 +334,16 @@ async def _close_all(sources: Iterable[ServerTools]) -> None:
     if closing:
         with anyio.CancelScope(shield=True):
             await asyncio.wait(closing)
+
+
+def _listen(listeners: dict[object, Callable[[], None]], tell: Callable[[], None]) -> Callable[[], None]:
+    key = object()
+    listeners[key] = tell
+
+    def end() -> None:
+        listeners.pop(key, None)
+
+    return end
 
 
 def _tell(listeners: Mapping[object, Callable[[], None]]) -> None:
