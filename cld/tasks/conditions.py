@@ -32,7 +32,7 @@ MAX_WORK = 2_000_000_000
 """Bound on the bytes that evaluating may copy, estimated from above: about a second."""
 
 _VALUE_BYTES = 150  # what copying a number costs, in the measure of copying texts
-_LITERAL_PATTERN_BYTES = 2_000_000  # what compiling a plain regular expression costs, in the measure of MAX_WORK
+_LITERAL_PATTERN_BYTES = 200_000  # what compiling a plain regular expression costs, in the measure of MAX_WORK
 _ANY_PATTERN_BYTES = 50_000_000  # one with counted repetitions, which take up to 50 ms
 
 _TOKEN = re.compile(
@@ -257,7 +257,9 @@ def _check_work(expression: str, tokens: list[_Token], context: Mapping[str, Any
     for at in patterns:
         plain = tokens[at + 1 : at + 4]
         literal = len(plain) > 1 and plain[1].kind == "text" and plain[-1].text == ")" and "{" not in plain[1].text
-        work += longest**deepest * (_LITERAL_PATTERN_BYTES if literal else _ANY_PATTERN_BYTES)
+        # Of what a plain one has, classes such as \\w are what takes long.
+        cost = _LITERAL_PATTERN_BYTES * (1 + plain[1].text.count("\\")) if literal else _ANY_PATTERN_BYTES
+        work += longest**deepest * cost
     if work > MAX_WORK:
         raise InvalidArgument(
             f"{field}: {_quoted(expression)} could take too long with these inputs (lists of up to {size.longest} "
