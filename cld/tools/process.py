@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -31,6 +31,7 @@ END_SECONDS = 1.2
 """How long a keeper may take to end everything before it is killed itself."""
 
 _CERTAIN_SECONDS = 0.5
+_LAST_SECONDS = 0.1
 _LAST_WORDS = 4000
 _LAST_LINES = 5
 _LONGEST_LINE = 400
@@ -49,12 +50,11 @@ _decoder: "msgspec.json.Decoder[Message]" = msgspec.json.Decoder(Message)
 class ToolProcess:
     """One worker and its keeper; used by one call at a time. After a failure it is ended and of no use."""
 
-    def __init__(self, process: Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, process: Process, life: int) -> None:
         self._process = process
-        self._reader = reader
-        self._writer = writer
+        self._life = life
+        """The end of a pipe: the keeper lives as long as it is open, and it closes when cld ends, however it does."""
         self._words = b""
-        self._listening = asyncio.create_task(self._listen())
         self._ending: asyncio.Task[None] | None = None
 
     @classmethod
@@ -70,30 +70,44 @@ class ToolProcess:
 
     @classmethod
     async def _start(cls, tooling: Tooling) -> Self:
-        ours, theirs = socket.socketpair()
-        try:
-            with theirs:
-                process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-P", "-c", _PROGRAM, _HOME, str(theirs.fileno()), str(tooling.memory_bytes)),
-                    stdin=PIPE,
-                    stdout=DEVNULL,
-                    stderr=PIPE,
-                    pass_fds=(theirs.fileno(),),
-                    cwd="/",
-                    env=environment(tooling),
-                    # A Ctrl-C at the terminal is for cld, which then ends this in order.
-                    start_new_session=True,
-                )
-            most = tooling.output_bytes * (1 + _BYTES_A_CHARACTER) + _BYTES_MORE
-            ours.setblocking(False)
-            return cls(process, *await asyncio.open_connection(sock=ours, limit=most))
-        except BaseException:
-            ours.close()
-            raise
+        with contextlib.ExitStack() as unused:
+            ours, theirs = (unused.enter_context(one) for one in socket.socketpair())
+            # Pipes of our own, not asyncio's: that waits for the end of all pipes before it tells the end of a process,
+            # and a process that was left behind could hold them open.
+            lives, life = (unused.enter_context(os.fdopen(fd, "rb", 0)) for fd in os.pipe())
+            words, prints = (unused.enter_context(os.fdopen(fd, "rb", 0)) for fd in os.pipe())
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-c", _PROGRAM, _HOME, str(theirs.fileno()), str(tooling.memory_bytes)),
+                stdin=lives,
+                stdout=DEVNULL,
+                stderr=prints,
+                pass_fds=(theirs.fileno(),),
+                cwd="/",
+                env=environment(tooling),
+                # A Ctrl-C at the terminal is for cld, which then ends this in order.
+                start_new_session=True,
+            )
+            made = cls(process, os.dup(life.fileno()))
+            await made._connect(ours.dup(), os.dup(words.fileno()), tooling.output_bytes)
+            return made
+
+    async def _connect(self, channel: socket.socket, words: int, output_bytes: int) -> None:
+        loop = asyncio.get_running_loop()
+        channel.setblocking(False)
+        most = output_bytes * (1 + _BYTES_A_CHARACTER) + _BYTES_MORE
+        self._reader, self._writer = await asyncio.open_connection(sock=channel, limit=most)
+        printed = asyncio.StreamReader()
+        self._printed, _ = await loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(printed), os.fdopen(words, "rb", 0)
+        )
+        self._listening = asyncio.create_task(self._listen(printed))
+        self._gone = asyncio.create_task(self._process.wait())
+        # What the worker forked may hold the channel open when worker and keeper are gone; what was sent is read first.
+        self._gone.add_done_callback(lambda _: loop.call_later(_LAST_SECONDS, self._writer.close))
 
     @property
     def is_alive(self) -> bool:
-        return self._ending is None and self._process.returncode is None and not self._reader.at_eof()
+        return self._ending is None and not self._gone.done() and not self._reader.at_eof()
 
     async def send(self, order: Order) -> None:
         if isinstance(order, Run):
@@ -124,25 +138,21 @@ class ToolProcess:
         await to_the_end(self._ending)
 
     async def _end(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        os.close(self._life)
         if not await self._ends_within(END_SECONDS):
             log.error("the keeper of tool process %d did not end what it started; killing it", self._process.pid)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             await self._ends_within(_CERTAIN_SECONDS)
         self._listening.cancel()
+        self._printed.close()
         self._writer.close()
         with contextlib.suppress(ConnectionError):
             await self._writer.wait_closed()
 
     async def _ends_within(self, seconds: float) -> bool:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._process.wait()
-        except TimeoutError:
-            return False
-        return True
+        await asyncio.wait([self._gone], timeout=seconds)
+        return self._gone.done()
 
     async def _crashed(self) -> ToolFailed:
         # Its keeper ends what it left, and then says how it ended.
@@ -157,10 +167,9 @@ class ToolProcess:
         words = " | ".join(line[:_LONGEST_LINE] for line in lines)
         return ToolFailed(f"its process ended {how}" + (f"; its last words: {words}" if words else ""), kind="crashed")
 
-    async def _listen(self) -> None:
+    async def _listen(self, printed: asyncio.StreamReader) -> None:
         """Take what it prints, so that it never waits for a reader; the last of it is kept."""
-        assert self._process.stderr is not None
-        while data := await self._process.stderr.read(1 << 16):
+        while data := await printed.read(1 << 16):
             self._words = (self._words + data)[-_LAST_WORDS:]
             if log.isEnabledFor(logging.DEBUG):
                 log.debug("tool process %d: %s", self._process.pid, safe_line(data.decode(errors="replace")))

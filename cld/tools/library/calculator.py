@@ -99,12 +99,12 @@ def _scientific(value: Fraction) -> str:
 def _value(node: ast.AST) -> Number:
     match node:
         case ast.Constant(value=bool()):
-            raise ToolError(f"{node.value} is no number")
-        case ast.Constant(value=int() | float()):
-            if math.isinf(node.value):
+            raise ToolError("True and False are no numbers")
+        case ast.Constant(value=(int() | float()) as number):
+            if number == math.inf:
                 raise OverflowError
             # By its digits, so that 0.1 is a tenth.
-            return Fraction(str(node.value))
+            return Fraction(str(number))
         case ast.Name(id=name) if name in _NAMES:
             return _NAMES[name]
         case ast.UnaryOp(op=ast.USub(), operand=operand):
