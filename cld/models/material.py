@@ -17,7 +17,7 @@ class Fence:
     """The fence around all `texts` of one request; only these can be put in it."""
 
     def __init__(self, texts: Iterable[str]) -> None:
-        self._texts = tuple(texts)
+        self._texts = dict.fromkeys(texts)
         digest = hashlib.blake2b(digest_size=10)
         for text in self._texts:
             data = text.encode(errors="surrogatepass")

@@ -27,8 +27,8 @@ QUESTION_WORDS = re.compile(
 )
 
 REMARKS = re.compile(
-    r"(?i)\s*(?:please\s+)?(?:use|be|keep|avoid|include|ensure|make sure|don['\u2019]?t|do not|never|always|cite|note|assume"
-    r"|remember|consider|focus|limit|answer|reply|respond|return|format|think|thanks?|thank you|write in|only)\b"
+    r"(?i)\s*(?:please\s+)?(?:use|be|keep|avoid|include|ensure|make sure|don['\u2019]?t|do not|never|always|cite|note"
+    r"|assume|remember|consider|focus|limit|answer|reply|respond|return|format|think|thanks?|thank you|write in|only)\b"
 )
 """What begins a remark on how to do it, which is no step."""
 
