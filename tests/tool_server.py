@@ -17,7 +17,6 @@ from typing import Any
 
 import anyio
 import mcp_types as types
-import uvicorn
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
@@ -190,6 +189,8 @@ async def stdio(server: Any) -> None:
 
 
 async def http(server: Any) -> None:
+    import uvicorn  # noqa: PLC0415 - the others start sooner without it
+
     config = uvicorn.Config(server.streamable_http_app(), port=0, log_level="warning")
     serving = uvicorn.Server(config)
     task = asyncio.create_task(serving.serve())
@@ -200,14 +201,19 @@ async def http(server: Any) -> None:
 
 
 class Recording:
-    """Notes a header of each request."""
+    """Notes a header of each request; in the older way, knows nothing of the newer."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
-            note("headers", dict(scope["headers"]).get(b"authorization", b"").decode())
+            headers = dict(scope["headers"])
+            note("headers", headers.get(b"authorization", b"").decode())
+            if "--legacy" in FLAGS and headers.get(b"mcp-protocol-version", b"").startswith(b"2026"):
+                await send({"type": "http.response.start", "status": 400, "headers": []})
+                await send({"type": "http.response.body", "body": b"what is that"})
+                return
         await self.app(scope, receive, send)
 
 

@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
@@ -25,6 +26,8 @@ from cld.types import Server
 
 if TYPE_CHECKING:
     from mcp import Client
+    from mcp_types import CallToolResult, InputRequiredResult
+    from pydantic import TypeAdapter
 
 log = logging.getLogger("cld.tools")
 
@@ -300,22 +303,20 @@ class Connection:
             CallToolRequest,
             CallToolRequestParams,
             CallToolResult,
-            InputRequiredResult,
         )
-        from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415
+        from pydantic import ValidationError  # noqa: PLC0415
 
         async def tell(progress: float, total: float | None, message: str | None) -> None:
             on_progress(progress_of(progress, total, message, self._secrets))
 
         assert self._client is not None
-        # Not the SDK's `call_tool`: it would check the result, which the caller does, and answer what is asked for.
-        adapter: TypeAdapter[CallToolResult | InputRequiredResult] = TypeAdapter(CallToolResult | InputRequiredResult)
+        # Not the SDK's `call_tool`: it would check the result, which `calling` does, and answer what is asked for.
         state: str | None = None
         try:
             for _ in range(_ROUNDS):
                 params = CallToolRequestParams(name=name, arguments=dict(arguments), request_state=state)
                 answer = await self._client.session.send_request(
-                    CallToolRequest(params=params), adapter, progress_callback=tell
+                    CallToolRequest(params=params), _answers(), progress_callback=tell
                 )
                 if isinstance(answer, CallToolResult):
                     return result_of(answer, self._secrets)
@@ -367,6 +368,15 @@ class Connection:
         except TimeoutError:
             log.warning("tool server %s answers nothing after a call was cancelled; it is ended", self._uri)
             self._stop("it answered nothing after a call was cancelled, and was ended")
+
+
+@cache
+def _answers() -> "TypeAdapter[CallToolResult | InputRequiredResult]":
+    """What a call may be answered with; making it takes longer than a call."""
+    from mcp_types import CallToolResult, InputRequiredResult  # noqa: PLC0415 - see `_run`
+    from pydantic import TypeAdapter  # noqa: PLC0415
+
+    return TypeAdapter(CallToolResult | InputRequiredResult)
 
 
 def _innermost(error: BaseException) -> BaseException:
