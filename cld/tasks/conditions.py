@@ -257,7 +257,7 @@ def _check_work(expression: str, tokens: list[_Token], context: Mapping[str, Any
     for at in patterns:
         plain = tokens[at + 1 : at + 4]
         literal = len(plain) > 1 and plain[1].kind == "text" and plain[-1].text == ")" and "{" not in plain[1].text
-        # Of what a plain one has, classes such as \\w are what takes long.
+        # Of what a plain one has, classes such as \w are what takes long.
         cost = _LITERAL_PATTERN_BYTES * (1 + plain[1].text.count("\\")) if literal else _ANY_PATTERN_BYTES
         work += longest**deepest * cost
     if work > MAX_WORK:
