@@ -246,6 +246,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     graph: Graph = Graph()
     ingest: Ingest = Ingest()
     work: Work = Work()
+    models: Models = Models()
     tooling: Tooling = Tooling()
 
     @property
@@ -268,6 +269,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         # A wheel has them in the package, a checkout beside it.
         packaged = Path(__file__).parent / "_policies"
         return packaged if packaged.is_dir() else Path(__file__).parent.parent / "policies"
+
+    @property
+    def seeds_path(self) -> Path:
+        """Where the resources lie that a tree without any of their kind begins with."""
+        packaged = Path(__file__).parent / "_seeds"
+        return packaged if packaged.is_dir() else Path(__file__).parent.parent / "resources"
 
 
 ENVIRONMENT = {"root": "CLD_ROOT", "policies": "CLD_POLICIES", "principal": "CLD_PRINCIPAL", "tools": "CLD_TOOLS"}

@@ -257,6 +257,8 @@ async def test_a_budget_holds_to_the_token(server: OpenAI, streams: bool, seen: 
                 assert error.what == "tokens" and short > 900
                 continue
             assert usage.tokens <= left.tokens and usage.money <= left.money
+            if seen == "silent":
+                assert usage.tokens == left.tokens, "what it cost is not known: the most it can be"
             assert server.requests[-1].body["max_tokens"] == 1000 - short
         left = Usage(tokens=bound.tokens, money=bound.money / 2)
         usage = (await router.complete(plain, left=left)).usage
@@ -346,6 +348,19 @@ async def test_cancelling_closes_the_connection_and_frees_the_place(server: Open
         assert (await router.complete(HI)).text == "You said: hi"
     (counters,) = router.counters
     assert (counters.cancelled, counters.answers) == (1, 1)
+
+
+async def test_who_fails_on_a_piece_gets_its_own_error_and_the_stream_is_closed(server: OpenAI) -> None:
+    server.say(Reply("some words", hold_after=2))
+
+    def fail(piece: str) -> None:
+        raise LookupError(piece)
+
+    async with routing(tier(server, at_once=1)) as router:
+        with pytest.raises(LookupError, match="some"):
+            await router.complete(HI, fail)
+        await server.came_to(lambda: server.requests[0].left)
+        assert (await router.complete(HI)).text == "You said: hi"
 
 
 async def test_no_more_are_asked_at_once_than_the_tier_allows_and_in_turn(server: OpenAI) -> None:

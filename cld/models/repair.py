@@ -44,14 +44,14 @@ def read_json(text: str) -> Any:
     if len(fenced) > 1:
         raise ValueError(f"it has {len(fenced)} fenced blocks where one JSON value was to be")
     body = (fenced[0] if fenced else text).strip()
-    begin = min((at for mark in "{[" if (at := body.find(mark)) >= 0), default=-1)
+    if body in _WORDS:
+        return msgspec.json.decode(_WORDS[body])
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        begin = min((at for mark in "{[" if (at := body.find(mark)) >= 0), default=-1)
     if begin < 0:
-        if body in _WORDS:
-            return msgspec.json.decode(_WORDS[body])
-        try:
-            return msgspec.json.decode(body)
-        except (msgspec.DecodeError, RecursionError):
-            raise ValueError(f"it is no JSON: {fault}") from None
+        raise ValueError(f"it is no JSON: {fault}")
     try:
         return msgspec.json.decode(_mended(body, begin))
     except (msgspec.DecodeError, RecursionError) as error:

@@ -18,11 +18,11 @@ from cld.config import Models, Tier
 from cld.errors import BudgetExceeded, ConfigError, ModelFailed, Unsupported
 from cld.json_schema import Check, compile_schema
 from cld.models import Ask, Completion, OnText
+from cld.models.allowance import LEAST_ANSWER, Allowance
 from cld.models.answers import Misfits, correction, judged
 from cld.models.counters import Counters
 from cld.models.litellm import Answer, Failed, Provider, Request, enter, leave, load
 from cld.models.prices import Price
-from cld.models.allowance import LEAST_ANSWER, Allowance
 from cld.models.queue import Queue
 from cld.types import Usage
 
