@@ -1,8 +1,8 @@
 """Connection: one session with a tool server, shared by all calls, from its start to its end.
 
 One task enters and leaves everything, as the SDK's scopes need; calls only send through it. It is not restarted:
-`cld.tools.server_tools` makes another one. Whatever the server or the SDK says leaves here without secrets and bounded. (Longer than most modules: what each part of it may touch is one
-state, and ends with one task.)
+`cld.tools.server_tools` makes another one. Whatever the server or the SDK says leaves here without secrets and bounded.
+Longer than most modules, because all of it shares the one state of a session and ends with its task.
 """
 
 import asyncio
