@@ -1,7 +1,8 @@
 """Whether values fit the schemas of tools: each schema is compiled once, and every check runs in a thread.
 
 Schemas of tools are written by whoever made the tool, another server's people included; one can take any
-amount of time to be checked, and the event loop must not wait for it.
+amount of time to be checked, and the event loop must not wait for it. (One thing a thread does not help against:
+a regular expression that backtracks holds Python's lock until it is through. Who brings a tool in trusts its schema.)
 """
 
 from collections import OrderedDict

@@ -95,13 +95,12 @@ def is_public(text: str) -> bool:
     """
     address = ipaddress.ip_address(text.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address):
-        inner = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
         if address in _NAT64:
-            inner.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-        if any(one is not None and not is_public(str(one)) for one in inner):
-            return False
+            return is_public(str(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)))
         if address.ipv4_mapped is not None:
-            return True
+            return is_public(str(address.ipv4_mapped))
+        if not all(is_public(str(one)) for one in (address.sixtofour, *(address.teredo or ())) if one is not None):
+            return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 
