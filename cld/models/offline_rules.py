@@ -34,10 +34,10 @@ _SCRIPTS: dict[str, tuple[str, ...]] = {
     "georgian ქართული georgisch": ("GEORGIAN",),
     "armenian հայերեն armenisch": ("ARMENIAN",),
     "amharic አማርኛ": ("ETHIOPIC",),
-    "english englisch anglais inglés german deutsch allemand alemán french français französisch francés spanish español "
-    "spanisch espagnol italian italiano italienisch portuguese português dutch nederlands swedish svenska norwegian "
-    "norsk danish dansk finnish suomi polish polski czech čeština slovak hungarian magyar romanian română turkish "
-    "türkçe vietnamese indonesian malay catalan croatian slovenian estonian latvian lithuanian icelandic latin "
+    "english englisch anglais inglés german deutsch allemand alemán french français französisch francés spanish "
+    "español spanisch espagnol italian italiano italienisch portuguese português dutch nederlands swedish svenska "
+    "norwegian norsk danish dansk finnish suomi polish polski czech čeština slovak hungarian magyar romanian română "
+    "turkish türkçe vietnamese indonesian malay catalan croatian slovenian estonian latvian lithuanian icelandic latin "
     "swahili": (_LATIN,),
 }
 _LANGUAGES = {name: scripts for names, scripts in _SCRIPTS.items() for name in names.split()}

@@ -1,0 +1,133 @@
+"""Quotes: the passages of what was found that answer best, each with where it is from.
+
+Owns the choice and the form of an answer made of quotes. Adds no word of its own to what it quotes. Compares by words
+and their rarity, and by the default embedding where that is installed.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from cld.errors import Unsupported
+from cld.index.arrays import np
+from cld.index.passages import pieces_of, sentences_of
+from cld.index.wordllama import embed, rarity_of
+from cld.index.words import words_of
+
+MOST_QUOTES = 3
+MOST_QUOTE = 600
+SHORT_QUOTE = 120
+"""A shorter quote says little: its resource is read."""
+
+_MOST_PASSAGES = 400
+_PIECE = 500
+_COMMON = 3.0
+"""Words less rare than that (the, of, how) are no evidence of anything."""
+_LEAST_WORDS = 0.34
+_LEAST_MEANING = 0.45
+_NEW_WORDS = 0.25
+_WORTH = 0.6  # of the best passage's worth another has to have
+_ATTRIBUTED = re.compile(r"((?:^> .*\n?)+)^— (\S+)$", re.MULTILINE)
+
+
+class Passage(NamedTuple):
+    """Words and where they stand; `uri` may also be another name of the place."""
+
+    uri: str
+    text: str
+
+
+class Quoted(NamedTuple):
+    """A passage as it is quoted, and how well it answers."""
+
+    uri: str
+    text: str
+    worth: float
+
+
+def best_quotes(question: str, passages: Iterable[Passage]) -> list[Quoted]:
+    """The passages that answer best, best first; none when nothing has enough in common with the question."""
+    asked = _telling(question)
+    pieces = list(dict.fromkeys(piece for passage in passages for piece in _pieces(passage)))[:_MOST_PASSAGES]
+    if not pieces or not question.strip():
+        return []
+    total = sum(asked.values())
+    words = [
+        sum(asked[word] for word in {word for _, word in words_of(piece.text)} & asked.keys()) / total if total else 0.0
+        for piece in pieces
+    ]
+    meanings = _meanings(question, [piece.text for piece in pieces])
+    found: list[Quoted] = []
+    for piece, shared, meaning in zip(pieces, words, meanings, strict=True):
+        if _only_repeats(piece.text, question):
+            continue
+        if shared >= _LEAST_WORDS or (meaning >= _LEAST_MEANING and (shared or not total)):
+            found.append(Quoted(piece.uri, _quoted(piece.text, asked), round(shared + meaning, 4)))
+    found.sort(key=lambda one: -one.worth)
+    chosen: list[Quoted] = []
+    for one in found:
+        if len(chosen) == MOST_QUOTES or one.worth < _WORTH * found[0].worth:
+            break
+        if not any(one.text in other.text or other.text in one.text for other in chosen):
+            chosen.append(one)
+    return chosen
+
+
+def written(quotes: Sequence[Quoted]) -> str:
+    """The quotes as an answer: each under a mark, and below it where it stands."""
+    parts: list[str] = []
+    for quote in quotes:
+        lines = "\n".join(f"> {line}".rstrip() for line in quote.text.splitlines())
+        parts.append(f"{lines}\n— {quote.uri}" if quote.uri else lines)
+    return "\n\n".join(parts)
+
+
+def passages_in(text: str, uri: str) -> list[Passage]:
+    """The passages of a text; what it quotes itself keeps where that is from."""
+    quoted = [
+        Passage(found[2], re.sub(r"^> ?", "", found[1].strip(), flags=re.MULTILINE))
+        for found in _ATTRIBUTED.finditer(text)
+    ]
+    own = _ATTRIBUTED.sub("", text).strip()
+    return [*quoted, *([Passage(uri, own)] if own and not (quoted and own.startswith("## ")) else [])]
+
+
+def _only_repeats(text: str, question: str) -> bool:
+    """Whether a passage says hardly more than the question itself: then it asks the same and answers nothing."""
+    said = {word for _, word in words_of(text)}
+    return len(said - {word for _, word in words_of(question)}) <= _NEW_WORDS * len(said)
+
+
+def _telling(question: str) -> dict[str, float]:
+    """The words of a question that matter, by how rare they are; all of them where none is rare."""
+    words = list(dict.fromkeys(word for _, word in words_of(question)))[:64]
+    try:
+        rarities = {word: rarity_of(word) for word in words}
+    except Unsupported:
+        return {word: float(len(word)) for word in words if len(word) > 3}
+    return {word: rarity for word, rarity in rarities.items() if rarity >= _COMMON}
+
+
+def _meanings(question: str, texts: Sequence[str]) -> list[float]:
+    try:
+        vectors = embed([question.lower(), *(text.lower() for text in texts)])
+    except Unsupported:
+        return [0.0] * len(texts)
+    return [float(one) for one in np.asarray(vectors[1:] @ vectors[0])]
+
+
+def _pieces(passage: Passage) -> list[Passage]:
+    text = passage.text.strip()
+    return [Passage(passage.uri, text[start:end]) for start, end in pieces_of(text, _PIECE)] if text else []
+
+
+def _quoted(text: str, asked: dict[str, float]) -> str:
+    """Of a long passage the sentences with most of the question's words, as they stand there."""
+    if len(text) <= SHORT_QUOTE * 2:
+        return text
+    cuts = sentences_of(text)
+    said = [{word for _, word in words_of(text[start:end])} & asked.keys() for start, end in cuts]
+    telling = [at for at, words in enumerate(said) if words]
+    if not telling:
+        return text[:MOST_QUOTE].strip()
+    return text[cuts[telling[0]][0] : cuts[telling[-1]][1]].strip()[:MOST_QUOTE]
