@@ -1,6 +1,6 @@
 """What one question may spend, and what its tries spent so far. A try fits whole or is not made."""
 
-from cld.models.litellm import Failed
+from cld.models.failures import Failed
 from cld.models.prices import Price
 from cld.types import Usage
 

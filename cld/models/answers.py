@@ -7,7 +7,8 @@ from collections.abc import Collection
 
 from cld.json_schema import Check, Misfit
 from cld.models import Completion, Finish, Message, Wish
-from cld.models.litellm import Answer, Call, Failed, clean
+from cld.models.failures import Failed, clean
+from cld.models.litellm import Answer, Call
 from cld.models.repair import read_json
 
 _REFUSED = re.compile(

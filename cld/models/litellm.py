@@ -1,20 +1,14 @@
-"""litellm: what one tier is asked, through whatever provider litellm knows; imported at the first question.
+"""litellm: what one tier is asked, through whatever provider litellm knows.
 
-Says what went wrong by kind, and whether it may have cost something all the same. Must not try twice, choose who
-is asked, or let a key out: not in errors, not in logs.
+Must not try twice, choose who is asked, or let a key out: not in errors, not in logs.
 """
 
 import asyncio
 import contextlib
-import functools
-import importlib
 import ipaddress
-import logging
 import os
-import warnings
-import weakref
-from collections.abc import AsyncIterator, Generator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
@@ -23,43 +17,14 @@ from cld.config import Tier
 from cld.errors import Unsupported
 from cld.models import Ask, Message, OnText
 from cld.models import prices as price_of
+from cld.models.failures import Failed, clean, told_by_kind
+from cld.models.library import hush, load
 from cld.models.prices import Price
 from cld.models.tokens import FOR_TOOLS, FOR_TOOLS_OF_CLAUDE, Count, counter, of_bytes, prompt_tokens
-
-Kind = Literal[
-    "settings", "price", "budget", "context", "resting", "rate_limited", "unreachable", "error",
-    "timed_out", "dropped", "refused", "empty", "cut_off", "schema",
-]  # fmt: skip
-"""Why a try gave nothing."""
 
 _LOCAL = frozenset({"ollama", "ollama_chat", "lm_studio", "llamafile"})
 _NO_KEY = "none"
 _SPARE_SECONDS = 30.0
-_SECRETS = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
-# A gateway that gave up does not say what the model behind it went on to do.
-_PERHAPS_WORKED = frozenset({408, 499, 502, 504, 520, 522, 524})
-_NEVER_SENT = frozenset({"ConnectError", "ConnectTimeout", "ClientConnectorError", "ConnectionRefusedError"})
-_ANSWERED_NO = frozenset({"HTTPStatusError"})
-_WHERE: dict[str, Kind] = {
-    "RateLimitError": "rate_limited",
-    "ContextWindowExceededError": "context",
-    "ContentPolicyViolationError": "refused",
-    "Timeout": "timed_out",
-    "AuthenticationError": "settings",
-    "PermissionDeniedError": "settings",
-    "NotFoundError": "settings",
-}
-
-
-class Failed(Exception):
-    """A try that gave nothing; `spent` says whether it may have cost something, which is not known then."""
-
-    def __init__(self, kind: Kind, reason: str, *, spent: bool = False, after: float = 0.0) -> None:
-        super().__init__(reason)
-        self.kind: Kind = kind
-        self.reason = reason
-        self.spent = spent
-        self.after = after
 
 
 class Call(msgspec.Struct):
@@ -101,50 +66,6 @@ class Facts(NamedTuple):
     context: int
     provider: str
     answer_word: str
-
-
-@functools.cache
-def load() -> Any:
-    """litellm, which takes seconds the first time; quiet, and without a word to the network.
-
-    Raises:
-        Unsupported: it is not installed.
-    """
-    # Else its import asks the network for a list of prices.
-    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-    try:
-        litellm: Any = importlib.import_module("litellm")
-    except ImportError as error:
-        raise Unsupported(f"asking a model needs the package litellm; install cld[models] ({error})") from error
-    litellm.suppress_debug_info = True
-    litellm.telemetry = False
-    litellm.set_verbose = False
-    litellm.disable_streaming_logging = True
-    # Its other transport leaves sessions open that nobody closes.
-    litellm.disable_aiohttp_transport = True
-    # They would write requests and addresses, and keys among them.
-    for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
-        logging.getLogger(name).disabled = True
-    for name in ("httpx", "httpcore", "openai", "openai._base_client"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # What it builds at its first answer takes a while; here it is built in a thread.
-    _hush()
-    kinds: Any = importlib.import_module("litellm.types.utils")
-    for kind in (kinds.Message, kinds.Delta, kinds.ModelResponse, kinds.ModelResponseStream, kinds.Usage):
-        kind.model_rebuild()
-    return litellm
-
-
-def _hush() -> None:
-    """Ignore the warnings that litellm ignores when it is imported: filters can have been set anew since then.
-
-    Where warnings are errors, they would end its streams.
-    """
-    for message in (".*`ReadOnly` qualifier.*", ".*Accessing the.*attribute on the instance is deprecated.*"):
-        warnings.filterwarnings("ignore", message=message)
-
-
-_users: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, int] = weakref.WeakKeyDictionary()
 
 
 class Provider:
@@ -200,7 +121,7 @@ class Provider:
             Failed: for whatever reason. Cancelling closes the connection.
         """
         litellm, facts = load(), self.facts
-        _hush()
+        hush()
         more: dict[str, Any] = {facts.answer_word: most}
         if request.tools:
             more["tools"] = request.tools
@@ -217,7 +138,7 @@ class Provider:
             more |= {"stream": True, "stream_options": {"include_usage": True}}
         try:
             async with asyncio.timeout(self.tier.timeout):
-                with _told_by_kind():
+                with told_by_kind():
                     answer = await litellm.acompletion(
                         model=self.tier.model,
                         messages=request.messages,
@@ -280,79 +201,6 @@ class Provider:
         )
 
 
-def enter(loop: asyncio.AbstractEventLoop) -> None:
-    """Count one more user of this loop's connections."""
-    _users[loop] = _users.get(loop, 0) + 1
-
-
-async def leave(loop: asyncio.AbstractEventLoop) -> None:
-    """One user less; the last one closes the connections, and stops what litellm left running."""
-    _users[loop] -= 1
-    if _users[loop]:
-        return
-    del _users[loop]
-    if not load.cache_info().currsize:
-        return
-    litellm = load()
-    kept: dict[str, Any] = litellm.in_memory_llm_clients_cache.cache_dict
-    # Its own closing takes the clients of all loops, and forgets those of OpenAI.
-    for key in [key for key in kept if key.endswith(f"-{id(loop)}")]:
-        client = kept.pop(key)
-        with contextlib.suppress(Exception):  # a boundary: what cannot be closed is gone all the same
-            await client.close()
-    worker: Any = importlib.import_module("litellm.litellm_core_utils.logging_worker").GLOBAL_LOGGING_WORKER
-    await worker.stop()
-
-
-@contextlib.contextmanager
-def _told_by_kind() -> Generator[None]:
-    """What litellm and its providers' libraries raise, as `Failed`."""
-    try:
-        yield
-    except Exception as error:  # a boundary: litellm raises what its providers' libraries raise
-        raise _failed(error) from None
-
-
-def _failed(error: BaseException) -> Failed:
-    names: set[str] = set()
-    kind: Kind = "error"
-    cause: BaseException | None = error
-    seen: set[int] = set()
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
-        names.update(parent.__name__ for parent in type(cause).__mro__)
-        cause = cause.__cause__ or cause.__context__
-    status = getattr(error, "status_code", None)
-    for name, of_name in _WHERE.items():
-        if any(parent.__name__ == name for parent in type(error).__mro__):
-            kind = of_name
-            break
-    else:
-        if names & _NEVER_SENT:
-            kind = "unreachable"
-        elif status in (401, 403) and names & _ANSWERED_NO:
-            kind = "settings"
-        elif not names & _ANSWERED_NO and names & {"RemoteProtocolError", "ReadError", "APIConnectionError"}:
-            kind = "dropped"
-    said_no = bool(names & _ANSWERED_NO) and status not in _PERHAPS_WORKED
-    wrong = bool(names & {"UnsupportedParamsError"})
-    headers: Any = getattr(error, "litellm_response_headers", None) or {}
-    try:
-        after = max(0.0, float(headers.get("retry-after") or 0))
-    except ValueError:
-        after = 0.0
-    return Failed(kind, clean(str(error)), spent=not (said_no or wrong or names & _NEVER_SENT), after=after)
-
-
-def clean(text: str) -> str:
-    """A message without secrets and without end."""
-    for name, value in os.environ.items():
-        if name.upper().endswith(_SECRETS) and len(value) >= 6:
-            text = text.replace(value, "…")
-    text = " ".join(text.split())
-    return text if len(text) <= 300 else text[:299] + "…"
-
-
 def _whole(answer: Any) -> Answer:
     try:
         choice = answer.choices[0]
@@ -396,7 +244,7 @@ async def _streamed(stream: Any, on_text: OnText) -> Answer:
 
 async def _next(pieces: AsyncIterator[Any]) -> Any:
     """The next chunk, None at the end; what the caller then does with it is no fault of the provider's."""
-    with _told_by_kind():
+    with told_by_kind():
         try:
             return await anext(pieces)
         except StopAsyncIteration:

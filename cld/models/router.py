@@ -21,7 +21,9 @@ from cld.models import Ask, Completion, OnText
 from cld.models.allowance import LEAST_ANSWER, Allowance
 from cld.models.answers import Misfits, correction, judged
 from cld.models.counters import Counters
-from cld.models.litellm import Answer, Failed, Provider, Request, enter, leave, load
+from cld.models.failures import Failed
+from cld.models.library import enter, leave, load
+from cld.models.litellm import Answer, Provider, Request
 from cld.models.prices import Price
 from cld.models.queue import Queue
 from cld.types import Usage

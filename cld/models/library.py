@@ -1,0 +1,84 @@
+"""litellm itself: imported at the first question, quiet, and closed with the last user of a loop.
+
+The one place that changes its settings. Must not ask anything.
+"""
+
+import asyncio
+import contextlib
+import functools
+import importlib
+import logging
+import os
+import warnings
+import weakref
+from typing import Any
+
+from cld.errors import Unsupported
+
+
+@functools.cache
+def load() -> Any:
+    """litellm, which takes seconds the first time; quiet, and without a word to the network.
+
+    Raises:
+        Unsupported: it is not installed.
+    """
+    # Else its import asks the network for a list of prices.
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    try:
+        litellm: Any = importlib.import_module("litellm")
+    except ImportError as error:
+        raise Unsupported(f"asking a model needs the package litellm; install cld[models] ({error})") from error
+    litellm.suppress_debug_info = True
+    litellm.telemetry = False
+    litellm.set_verbose = False
+    litellm.disable_streaming_logging = True
+    # Its other transport leaves sessions open that nobody closes.
+    litellm.disable_aiohttp_transport = True
+    # They would write requests and addresses, and keys among them.
+    for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
+        logging.getLogger(name).disabled = True
+    for name in ("httpx", "httpcore", "openai", "openai._base_client"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # What it builds at its first answer takes a while; here it is built in a thread.
+    hush()
+    kinds: Any = importlib.import_module("litellm.types.utils")
+    for kind in (kinds.Message, kinds.Delta, kinds.ModelResponse, kinds.ModelResponseStream, kinds.Usage):
+        kind.model_rebuild()
+    return litellm
+
+
+def hush() -> None:
+    """Ignore the warnings that litellm ignores when it is imported: filters can have been set anew since then.
+
+    Where warnings are errors, they would end its streams.
+    """
+    for message in (".*`ReadOnly` qualifier.*", ".*Accessing the.*attribute on the instance is deprecated.*"):
+        warnings.filterwarnings("ignore", message=message)
+
+
+_users: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, int] = weakref.WeakKeyDictionary()
+
+
+def enter(loop: asyncio.AbstractEventLoop) -> None:
+    """Count one more user of this loop's connections."""
+    _users[loop] = _users.get(loop, 0) + 1
+
+
+async def leave(loop: asyncio.AbstractEventLoop) -> None:
+    """One user less; the last one closes the connections, and stops what litellm left running."""
+    _users[loop] -= 1
+    if _users[loop]:
+        return
+    del _users[loop]
+    if not load.cache_info().currsize:
+        return
+    litellm = load()
+    kept: dict[str, Any] = litellm.in_memory_llm_clients_cache.cache_dict
+    # Its own closing takes the clients of all loops, and forgets those of OpenAI.
+    for key in [key for key in kept if key.endswith(f"-{id(loop)}")]:
+        client = kept.pop(key)
+        with contextlib.suppress(Exception):  # a boundary: what cannot be closed is gone all the same
+            await client.close()
+    worker: Any = importlib.import_module("litellm.litellm_core_utils.logging_worker").GLOBAL_LOGGING_WORKER
+    await worker.stop()
