@@ -262,3 +262,16 @@ async def test_a_thread_that_outlives_its_call_reaches_nothing(tmp_path: Path) -
     async with world(tmp_path, {"a.py": CALLING}) as tools:
         assert (await tools.call("straggler")).text == "done"
         assert (await tools.call("look_back")).data == ["over"]
+
+
+async def test_the_example_of_the_manual_works(tmp_path: Path) -> None:
+    manual = (Path(__file__).parent.parent / "docs" / "tools.md").read_text(encoding="utf-8")
+    example = re.search(r"```python\n(.*?)```", manual, re.DOTALL)
+    assert example is not None
+    async with world(tmp_path, {"shop.py": example[1]}) as tools:
+        assert tools.source.problems() == ()
+        assert (await tools.call("price", {"fruit": "pear", "count": 3})).data == {"EUR": 1.5}
+        assert (await tools.call("order", {"fruits": ["pear", "apple"]})).text == "ordered"
+        assert tools.progress == ["0 of 2", "1 of 2"]
+        failed = await tools.call("price", {"fruit": "plum"})
+        assert failed.error is not None and failed.error.message == "there is no plum; there are apple, pear"
