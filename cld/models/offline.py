@@ -9,14 +9,15 @@ import re
 from collections.abc import Mapping
 from typing import Any, cast
 
+import msgspec
 from anyio.to_thread import run_sync
 
 from cld.errors import ModelFailed
 from cld.json_schema import compile_schema
 from cld.models import Ask, Completion, OnText
-from cld.models.offline_picks import picks, reader
+from cld.models.offline_picks import EXPRESSIONS, picks, reader
 from cld.models.offline_quotes import SHORT_QUOTE, Passage, Quoted, best_quotes, passages_in, written
-from cld.models.offline_request import Request, read_request, texts_in
+from cld.models.offline_request import Called, Request, read_request, texts_in
 from cld.models.offline_rules import misfit
 from cld.types import Usage, Wish
 
@@ -63,8 +64,8 @@ def _answer(ask: Ask) -> Completion:
         raise _refusal(f"its answer was refused ({request.misfit[:300]}), and it has no other")
     if not request.calls and (wishes := picks(request.task, ask.tools)):
         return Completion("", wishes, model=NAME, finish="calls")
-    results = [result for call in request.calls if (result := _plain(call.wish, call.text, call.value, call.failed))]
-    quotes = results or best_quotes(request.task, _passages(request))
+    results = [result for call in request.calls if (result := _plain(call)) is not None]
+    quotes = [*results, *best_quotes(request.task, _passages(request))]
     if not results and (more := _follow_up(request, quotes, ask)) is not None:
         return Completion("", (more,), model=NAME, finish="calls")
     text = written(quotes) if quotes else _nothing(request)
@@ -75,32 +76,27 @@ def _answer(ask: Ask) -> Completion:
     return Completion(text, value=_value(ask.schema, quotes, text), model=NAME)
 
 
-def _plain(wish: Wish, text: str, value: Any, failed: bool) -> Quoted | None:
-    """What a call gave that is no passage but the answer itself: a number, a truth, a time."""
-    if failed or wish.tool in ("search", "resource_get"):
+def _plain(call: Called) -> Quoted | None:
+    """What a call gave where that is no passage of a resource but the answer itself: a number, a time, a short text."""
+    if call.failed or call.wish.tool in ("search", "resource_get"):
         return None
-    if isinstance(value, dict):
-        entries = cast("dict[str, Any]", value)
-        plain = [one for one in entries.values() if isinstance(one, (int, float))]
-        if any(name in entries for name in ("uri", "hits", "resources", "rows", "parts")) or len(plain) != 1:
-            return None
-        value = plain[0]
-    if isinstance(value, (int, float)):
-        said = ", ".join(f"{one}" for one in wish.arguments.values() if isinstance(one, str))[:200]
-        return Quoted(wish.tool, f"{said} = {text_of(value)}" if said else text_of(value), 1.0)
-    return None
-
-
-def text_of(value: float) -> str:
-    """A number or truth as it is told."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    value: Any = call.text if call.value is None else call.value
+    if isinstance(value, dict) and len(entries := cast("dict[str, Any]", value)) == 1:
+        value = next(iter(entries.values()))
+    if next(texts_in(value), ("", ""))[0] or isinstance(value, list) or value in (None, "", {}):
+        return None
+    told = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    if len(told) > SHORT_QUOTE * 3 or "cld:" in told:
+        return None
+    said = ", ".join(one for one in call.wish.arguments.values() if isinstance(one, str))[:200]
+    return Quoted(call.wish.tool, f"{said} = {told}" if call.wish.arguments.keys() & EXPRESSIONS else told, 1.0)
 
 
 def _passages(request: Request) -> list[Passage]:
     """Everything there is to quote from: what calls brought, what earlier tasks gave, what is known; in that order."""
     found: list[Passage] = []
     for call in request.calls:
-        if call.failed:
+        if call.failed or _plain(call) is not None:
             continue
         if call.value is None:
             found += passages_in(call.text[:_LONG_RESULT], call.wish.tool)

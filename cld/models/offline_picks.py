@@ -39,7 +39,8 @@ _HARMLESS = frozenset({"run", "make", "set", "plan", "order", "book"})
 _QUERIES = ("query", "question", "q", "search", "keywords", "keyword", "term", "terms", "topic", "text", "prompt")
 _SEARCHES = frozenset({"search", "find", "lookup", "retrieve", "query"})
 _SUMS = frozenset({"calculator", "calculate", "calc", "arithmetic", "compute", "math"})
-_EXPRESSIONS = ("expression", "formula", "expr", "calculation", "input", "query")
+EXPRESSIONS = ("expression", "formula", "expr", "calculation")
+"""Names of arguments that are a calculation."""
 
 
 def picks(task: str, offers: Sequence[ToolOffer]) -> tuple[Wish, ...]:
@@ -92,7 +93,7 @@ def _sums(task: str, offers: Sequence[ToolOffer]) -> Iterator[tuple[str, dict[st
         if not (named & _SUMS) and not re.search(r"(?i)\b(?:calculat|arithmetic)", offer.description):
             continue
         texts = [name for name, schema in _properties(offer).items() if _type(schema) == "string"]
-        for name in (*_EXPRESSIONS, *texts):
+        for name in (*EXPRESSIONS, *texts):
             if name in texts and _required(offer) <= {name}:
                 yield offer.name, {name: expression}
                 return
@@ -118,7 +119,8 @@ def _found(task: str, offers: Sequence[ToolOffer]) -> Iterator[tuple[str, dict[s
     }
     searching = [name for name in fillable if _is_search(fillable[name][0])]
     others = [name for name in fillable if name not in searching]
-    # Among all there are: when the task is for one that may not be called or lacks an argument, no other takes its place.
+    # Among all there are: where the task is for one that may not be called, or that lacks an argument, no other
+    # takes its place.
     if others and (first := _elected(task, offers)) in others:
         yield first, fillable[first][1]
     # The tree's own search before those of other places.
