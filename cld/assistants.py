@@ -49,7 +49,10 @@ class CallsTools(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """A claimed task and all that working it needs; `context` is what the tree has to say about it."""
+    """A claimed task and all that working it needs; `context` is what the tree has to say about it.
+
+    `model` spends from the purse by itself.
+    """
 
     uri: URI
     task: Task
@@ -138,16 +141,7 @@ class _Dialogue:
             schema=job.task.response_format if isinstance(job.task.response_format, dict) else None,
             tier=job.assistant.model,
         )
-        key = f"{job.fence}.{step}"
-        held = await _hold(job, key, job.model.bound(ask))
-        try:
-            completion = await job.model.complete(ask, job.on_text, left=held)
-        except ModelFailed as failed:
-            await job.purse.settle(key, Usage(tokens=failed.tokens, money=failed.money))
-            raise
-        # Without settling when it is cancelled or dies: then what it cost is not known, and all of it is gone.
-        await job.purse.settle(key, completion.usage)
-        return completion
+        return await job.model.complete(ask, job.on_text)
 
     async def keep(self, completion: Completion, misfit: str) -> None:
         """Write down an answer that is not the last."""
@@ -331,21 +325,6 @@ class _Dialogue:
 def replace_caller(caller: Caller, *, approved: bool) -> Caller:
     """`caller` with or without a person's word for one call."""
     return Caller(caller.principal, caller.task, caller.host, approved)
-
-
-async def _hold(job: Job, key: str, bound: Usage) -> Usage:
-    """Set aside what a request may cost, or what is left where that is less; how much it is."""
-    left = await job.purse.left()
-    held = replace(
-        bound,
-        tokens=bound.tokens if left.tokens is None else min(bound.tokens, left.tokens),
-        money=bound.money if left.money is None else min(bound.money, left.money),
-    )
-    for what in ("tokens", "money"):
-        if getattr(bound, what) and not getattr(held, what):
-            raise BudgetExceeded(f"there is no budget left for another turn: no {what}", what=what, uri=job.uri)
-    await job.purse.hold(key, held)
-    return held
 
 
 def _waits(call: Call) -> bool:

@@ -2,7 +2,8 @@
 
 A purse belongs to one task and draws on all ledgers from there up: something is set aside in each of them
 before it is spent, and settled afterwards. Changes of one ledger by this process that come together are
-written together. Owns reading and writing of ledgers; the arithmetic is `cld.tasks.budget`.
+written together. Owns reading and writing of ledgers; the arithmetic is `cld.tasks.budget`. `Metered` is a
+model that spends from a purse, so that nobody who asks a model has to think of it.
 """
 
 import asyncio
@@ -11,9 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
+from msgspec.structs import replace
 
-from cld.errors import BudgetExceeded, CldError, Conflict, InvalidResource, ResourceNotFound
+from cld.errors import BudgetExceeded, CldError, Conflict, InvalidResource, ModelFailed, ResourceNotFound
 from cld.guard import GuardedStore
+from cld.models import Ask, Completion, Model, OnText
 from cld.resource import Draft
 from cld.tasks.budget import drop, hold, left, settle, tightest
 from cld.types import Budget, Ledger, Usage
@@ -180,6 +183,62 @@ class Purse:
         for book in self._books:
             if key in (await self._ledgers.known(book)).held:
                 await self._ledgers.change(book, lambda ledger: settle(ledger, key, spent))
+
+
+class Metered:
+    """A model whose every request is set aside and settled; `key` names who asks among others of the purse."""
+
+    def __init__(self, model: Model, purse: Purse, key: str) -> None:
+        self._model = model
+        self._purse = purse
+        self._key = key
+        self._number = 0
+
+    @property
+    def generates(self) -> bool:
+        return self._model.generates
+
+    def bound(self, ask: Ask) -> Usage:
+        return self._model.bound(ask)
+
+    async def complete(self, ask: Ask, on_text: OnText | None = None, *, left: Usage | None = None) -> Completion:
+        """As `Model.complete`, for what is in the purse at most.
+
+        Raises:
+            BudgetExceeded: there is nothing left.
+            ModelFailed: as `Model.complete`.
+        """
+        self._number += 1
+        step = f"{self._key}.{self._number}"
+        held = await self._hold(step, self._model.bound(ask), left)
+        try:
+            completion = await self._model.complete(ask, on_text, left=held)
+        except ModelFailed as failed:
+            await self._purse.settle(step, Usage(tokens=failed.tokens, money=failed.money))
+            raise
+        except BudgetExceeded:
+            await self._purse.settle(step, Usage())
+            raise
+        # Not when it is cancelled or dies: what it cost is not known then, and all of it counts as gone.
+        await self._purse.settle(step, completion.usage)
+        return completion
+
+    async def _hold(self, step: str, bound: Usage, most: Usage | None) -> Usage:
+        """Set aside what a request may cost, or what is left where that is less; how much it is."""
+        left = await self._purse.left()
+        tokens, money = bound.tokens, bound.money
+        for what in ("tokens", "money"):
+            if getattr(bound, what) and getattr(left, what) == 0:
+                raise BudgetExceeded(f"there is no budget left for another turn: no {what}", what=what)
+        if left.tokens is not None:
+            tokens = min(tokens, left.tokens)
+        if left.money is not None:
+            money = min(money, left.money)
+        if most is not None:
+            tokens, money = min(tokens, most.tokens), min(money, most.money)
+        held = replace(bound, tokens=tokens, money=money)
+        await self._purse.hold(step, held)
+        return held
 
 
 def _costs(amount: Usage) -> bool:

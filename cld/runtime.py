@@ -7,12 +7,13 @@ around the policy is not a matter of care but impossible.
 import asyncio
 import contextlib
 import hashlib
+import importlib
 import logging
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
@@ -23,7 +24,8 @@ from cld.events.bus import EventBus
 from cld.events.choose import open_bus
 from cld.guard import Guard, GuardedStore, GuardedSubscription
 from cld.guard.events import hear
-from cld.index import Model
+from cld.index import Hit, Model
+from cld.index.election import Candidate, Election
 from cld.index.graph import GraphLimits
 from cld.knowledge import Knowledge, index_folder
 from cld.policy import Action, Context
@@ -37,6 +39,11 @@ from cld.store import Store
 from cld.store.fsspec import FsspecStore
 from cld.store.local import Finding, LocalStore
 from cld.uri import ROOT, URI, make_uri
+
+if TYPE_CHECKING:
+    from cld.tools import Source
+    from cld.work.engine import Engine
+    from cld.workshop import Workshop
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +69,8 @@ class Runtime:
         self._schemas = Schemas(self._schema_at)
         self._bus: EventBus | None = None
         self._knowledge: Knowledge | None = None
+        self._workshop: Workshop | None = None
+        self._brought: list[Callable[[], Source]] = []
         self._listeners: dict[object, Callable[[], None]] = {}
 
     @classmethod
@@ -94,6 +103,7 @@ class Runtime:
             stack.push_async_callback(_stop, refreshing)
             stack.push_async_callback(runtime._stop_watching)
             stack.push_async_callback(runtime._stop_knowing)
+            stack.push_async_callback(runtime._stop_working)
             yield runtime
 
     def guard(self, principal: Principal) -> Guard:
@@ -142,6 +152,32 @@ class Runtime:
                 reconcile_seconds=chosen.reconcile_seconds,
             )
         return self._knowledge
+
+    def bring(self, make: Callable[[], "Source"]) -> None:
+        """Add tools that tasks may use, before the first work; they are made when that begins."""
+        self._brought.append(make)
+
+    @property
+    def workshop(self) -> "Workshop":
+        """The models, tools and engines of this process; made, and loaded, when somebody first asks for work."""
+        if self._workshop is None:
+            # Of all modules only this one is loaded late: a host starts servers often, and most never work.
+            make: type[Workshop] = importlib.import_module("cld.workshop").Workshop
+            self._workshop = make(
+                self.settings,
+                self.store,
+                lambda store, types: self.hear(store, types=types),
+                self.guard,
+                self._find if self.settings.is_local else None,
+                self._elect if self.settings.is_local else None,
+            )
+            for source in self._brought:
+                self._workshop.bring(source())
+        return self._workshop
+
+    async def work(self, principal: Principal) -> "Engine":
+        """The engine that works what `principal` asks for; the first call starts it."""
+        return await self.workshop.engine(principal)
 
     def explain(self, principal: Principal, action: Action, uri: URI, context: Context) -> Mapping[str, Any]:
         """`allow`, `reasons`, and in `decisions` an `Explanation` for the principal and each it acts for."""
@@ -226,6 +262,16 @@ class Runtime:
                 revision = self._policy.revision
                 for tell in list(self._listeners.values()):
                     tell()
+
+    async def _find(self, store: GuardedStore, query: str, /, *, limit: int) -> tuple[Hit, ...]:
+        return await self.knowledge().search(store, query, limit=limit)
+
+    async def _elect(self, store: GuardedStore, request: str, candidates: Sequence[Candidate], /, top: int) -> Election:
+        return await self.knowledge().elect(store, request, candidates, top)
+
+    async def _stop_working(self) -> None:
+        if self._workshop is not None:
+            await self._workshop.aclose()
 
     async def _stop_knowing(self) -> None:
         if self._knowledge is not None:

@@ -40,6 +40,7 @@ def parser() -> Parser:
     add: Add = top.add_subparsers(dest="command", metavar="command", required=True).add_parser
     _reading(add)
     _writing(add)
+    _working(add)
     _governing(add)
     _connecting(add)
     return top
@@ -153,6 +154,42 @@ def _writing(add: Add) -> None:
         "--check", action="store_true", help="look also whether unchanged files' passages are all there"
     )
     ingest.add_argument("--retry", action="store_true", help="try again what could not be converted before")
+
+
+def _working(add: Add) -> None:
+    ask = _command(add, "ask", "have something done or answered: planned, worked by assistants, with sources")
+    ask.add_argument("message", metavar="MESSAGE", help="what is to be done; '-' reads standard input")
+    ask.add_argument(
+        "--format", metavar="WORDS|@FILE", help="the form of the answer: words, or a JSON Schema in a file"
+    )
+    ask.add_argument("--assistant", metavar="ID", help="who works it, instead of whoever is elected")
+    _following(ask)
+
+    plan = _command(add, "plan", "have a plan of your own worked")
+    plan.add_argument("file", metavar="FILE", help="a JSON array of tasks (docs/tasks.md); '-' reads standard input")
+    plan.add_argument("--message", metavar="TEXT", help="what it is for")
+    _following(plan)
+
+    task = _command(add, "task", "show a task and those below it: states, who works them, calls, questions, cost")
+    _uri(task)
+    task.add_argument("--depth", type=_positive, default=MAX_DEPTH, metavar="N", help="how many levels down (all)")
+
+    cancel = _command(add, "cancel", "stop a task and everything below it, whoever works it")
+    _uri(cancel)
+    cancel.add_argument("--reason", metavar="TEXT", help="why, for the record")
+
+    approve = _command(add, "approve", "answer a question that a task waits with")
+    approve.add_argument("uri", metavar="URI", type=_uri_text, help="the approval, or the task that waits for it")
+    answer = approve.add_mutually_exclusive_group()
+    answer.add_argument("--reject", action="store_true", help="no")
+    answer.add_argument("--edit", metavar="JSON", help="yes, but with these arguments")
+    approve.add_argument("--reason", metavar="TEXT", help="why, for the record")
+
+
+def _following(parser: Parser) -> None:
+    parser.add_argument("--conversation", metavar="URI", type=_uri_text, help="go on with this conversation")
+    parser.add_argument("--wait", type=_seconds, default=3600.0, metavar="SECONDS", help="wait at most so long (3600)")
+    parser.add_argument("--explain", action="store_true", help="show the plan, who was elected and why, and the calls")
 
 
 def _governing(add: Add) -> None:

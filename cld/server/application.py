@@ -3,8 +3,9 @@
 Its parts may be replaced before `server` is called; the conformance fixture does.
 """
 
+import importlib
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, get_args
 
@@ -25,11 +26,13 @@ from cld.server.inboxes import Inboxes
 from cld.server.knowledge_tools import knowledge_tools
 from cld.server.policy_tools import policy_tools
 from cld.server.prompts import Prompts
-from cld.server.registry import Registry, select
+from cld.server.registry import Registry, Tool, select
 from cld.server.resources import Resources
 from cld.server.resources_tools import CORE, MORE
 from cld.server.subscriptions import Subscriptions
 from cld.server.tools import Tools
+from cld.server.work_tools import WORK
+from cld.tools import Source
 
 _CACHEABLE: tuple[CacheableMethod, ...] = get_args(CacheableMethod)
 
@@ -60,9 +63,9 @@ class Application:
         self.access = access
         self.inboxes = Inboxes(runtime)
         self.registry = Registry()
-        core, more = knowledge_tools(runtime)
-        more = [*MORE, *events_tools(self.inboxes), *policy_tools(self.registry), *more]
-        self.registry.replace("cld", select(runtime.settings.tools, [*CORE, *core], more))
+        core, more = _tables(runtime, self.inboxes, self.registry)
+        self.registry.replace("cld", select(runtime.settings.tools, core, more))
+        runtime.bring(lambda: _own_tools(runtime, [*core, *more]))
         self.tools = Tools(access, self.registry)
         self.resources = Resources(access)
         self.prompts = Prompts(access)
@@ -128,3 +131,20 @@ class Application:
     async def _list_prompts(self, ctx: RequestContext, params: PaginatedRequestParams | None) -> dict[str, Any]:
         await self.subscriptions.list_told(ctx, "prompts")
         return await self.prompts.list(ctx, params)
+
+
+def bring_own_tools(runtime: Runtime) -> None:
+    """Let the tasks of a runtime that serves no host use the tools that hosts have."""
+    registry = Registry()
+    core, more = _tables(runtime, Inboxes(runtime), registry)
+    runtime.bring(lambda: _own_tools(runtime, [*core, *more]))
+
+
+def _tables(runtime: Runtime, inboxes: Inboxes, registry: Registry) -> tuple[Sequence[Tool], Sequence[Tool]]:
+    """The tools offered by default, and the others."""
+    core, more = knowledge_tools(runtime)
+    return [*CORE, *core, *WORK], [*MORE, *events_tools(inboxes), *policy_tools(registry), *more]
+
+
+def _own_tools(runtime: Runtime, tools: Sequence[Tool]) -> Source:
+    return importlib.import_module("cld.server.own_tools").OwnTools(runtime, tools)

@@ -11,7 +11,7 @@ import logging
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -163,10 +163,30 @@ class Call:
             self._declined = True
         return not self._declined
 
+    async def confirm(self, question: str) -> bool | None:
+        """A person's answer to a question that comes up in the middle of the call.
+
+        None where nobody can be asked then (in the 2026-07-28 era a call that asks begins anew), or did not answer.
+        """
+        if self._is_modern or not self.can_ask:
+            return None
+        try:
+            result = await self.ctx.session.elicit_form(question, _YES_OR_NO, self.ctx.request_id)
+        except MCPError as error:
+            log.warning("the host could not ask its user: %s", error)
+            return None
+        return None if result.action == "cancel" else result.action == "accept"
+
     @asynccontextmanager
     async def progressing(self, doing: str) -> AsyncGenerator[None]:
         """Report progress every second while the block runs, if the client asked for it."""
         async with progressing(self.ctx, doing):
+            yield
+
+    @asynccontextmanager
+    async def telling(self, said: "asyncio.Queue[str]", doing: str) -> AsyncGenerator[None]:
+        """The same, with what is `said` meanwhile as soon as it is."""
+        async with _running(_tell(self.ctx, said, doing)):
             yield
 
     @property
@@ -198,13 +218,20 @@ class Call:
 @asynccontextmanager
 async def progressing(ctx: RequestContext, doing: str) -> AsyncGenerator[None]:
     """Report progress on the request every second while the block runs, if its client asked for it."""
-    ticks = asyncio.create_task(_tick(ctx, doing))
+    async with _running(_tick(ctx, doing)):
+        yield
+
+
+@asynccontextmanager
+async def _running(work: Coroutine[Any, Any, None]) -> AsyncGenerator[None]:
+    """Run `work` beside the block, and no longer."""
+    beside = asyncio.create_task(work)
     try:
         yield
     finally:
-        ticks.cancel()
+        beside.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await ticks
+            await beside
 
 
 async def _tick(ctx: RequestContext, doing: str) -> None:
@@ -213,6 +240,18 @@ async def _tick(ctx: RequestContext, doing: str) -> None:
         await ctx.session.report_progress(seconds, None, doing)
         await asyncio.sleep(TICK_SECONDS)
         seconds += TICK_SECONDS
+
+
+async def _tell(ctx: RequestContext, said: "asyncio.Queue[str]", doing: str) -> None:
+    number = 0
+    while True:
+        try:
+            async with asyncio.timeout(TICK_SECONDS):
+                message = await said.get()
+        except TimeoutError:
+            message = doing
+        number += 1  # it has to grow
+        await ctx.session.report_progress(float(number), None, message)
 
 
 MOST_VALUE = 200

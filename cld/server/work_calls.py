@@ -1,0 +1,185 @@
+"""What the tools of work do: they begin it, look at it, answer what it waits for and stop it."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from typing import Any, cast
+
+import msgspec
+from msgspec import UNSET
+
+from cld.errors import InvalidArgument
+from cld.escape import safe_line
+from cld.journal import APPROVAL
+from cld.server.call import Call, Reply
+from cld.server.call import shown as shown_arguments
+from cld.server.work_tools import Approve, Cancel, Get, Plan, Update
+from cld.types import Approval, Step
+from cld.work.engine import Engine
+from cld.work.requests import Begun, begin, cancel, decide, update, wait, waiting_for
+from cld.work.showing import drawn, shown
+from cld.work.tree import Node
+
+
+async def plan(call: Call, args: Plan) -> Reply:
+    if (args.tasks is UNSET) == (not args.message):
+        raise InvalidArgument("give message, or tasks (a plan of your own); not both", field="message")
+    steps = () if args.tasks is UNSET else read_steps(args.tasks)
+    given: list[str | dict[str, Any]] = [] if args.tools is UNSET else args.tools
+    engine = await call.runtime.work(call.principal)
+    begun = await begin(
+        engine,
+        call.store,
+        args.message,
+        steps,
+        conversation=None if args.conversation is UNSET else args.conversation,
+        response_format=None if args.response_format is UNSET else args.response_format,
+        tools=[one for one in given if isinstance(one, str)] if any(isinstance(one, str) for one in given) else None,
+        client_tools=[one for one in given if isinstance(one, dict)],
+        budget=None if args.budget is UNSET else args.budget,
+    )
+    return await answered(call, engine, begun, args.wait_seconds)
+
+
+async def answered(call: Call, engine: Engine, begun: Begun, seconds: float) -> Reply:
+    """The answer, or as far as it is after `seconds`; questions are put to a person where the host can."""
+    node = await engine.forest.load(begun.task)
+    async with told(call, engine, node):
+        end = asyncio.get_running_loop().time() + seconds
+        while True:
+            left = end - asyncio.get_running_loop().time()
+            task = await wait(engine, begun.task, max(0.0, left))
+            if left <= 0 or not await _asked(call, engine, node):
+                break
+    data: dict[str, Any] = {"conversation": begun.conversation, "message": begun.message, "task": begun.task}
+    data["status"] = task.status
+    if task.status == "completed":
+        data |= {"answer": task.output, "sources": msgspec.to_builtins(task.sources)}
+    if task.error is not None:
+        data["error_detail"] = msgspec.to_builtins(task.error)
+    tree = await shown(call.store, node, 16)
+    if waits := [one.uri for one in waiting_for(engine, node)]:
+        data["waiting"] = waits
+    return Reply(data, _text(data, tree))
+
+
+async def task_get(call: Call, args: Get) -> Reply:
+    await call.store.get(args.uri)
+    engine = await call.runtime.work(call.principal)
+    node = await engine.forest.load(args.uri)
+    if args.wait_seconds:
+        async with told(call, engine, node):
+            await wait(engine, args.uri, args.wait_seconds)
+    data = await shown(call.store, node, args.depth)
+    return Reply(data, "\n".join(drawn(data)))
+
+
+async def task_update(call: Call, args: Update) -> Reply:
+    await call.store.get(args.uri)
+    engine = await call.runtime.work(call.principal)
+    task = await update(
+        engine,
+        args.uri,
+        output=None if args.output is UNSET else args.output,
+        has_output=args.output is not UNSET,
+        call_results=None if args.call_results is UNSET else args.call_results,
+        status=None if args.status is UNSET else args.status,
+        error=args.error,
+    )
+    return Reply({"uri": args.uri, "status": task.status}, f"{args.uri} is {task.status}")
+
+
+async def task_cancel(call: Call, args: Cancel) -> Reply:
+    await call.store.get(args.uri)
+    engine = await call.runtime.work(call.principal)
+    async with call.progressing(f"stopping {args.uri}"):
+        stopping = await cancel(engine, args.uri, args.reason or f"cancelled by {call.principal.id}")
+    data = {"uri": args.uri, "cancelled": list(stopping.cancelled), "left": list(stopping.left)}
+    left = f"; {len(stopping.left)} may still be running" if stopping.left else "; nothing of it runs any more"
+    return Reply(data, f"cancelled {len(stopping.cancelled)} tasks{left}")
+
+
+async def approve(call: Call, args: Approve) -> Reply:
+    arguments = None if args.arguments is UNSET else args.arguments
+    uri, approval = await decide(call.store, args.uri, args.decision, arguments, args.reason)
+    data = {"uri": uri, **msgspec.to_builtins(approval)}
+    return Reply(data, f"{args.decision}: {approval.tool}, by {approval.decided_by}")
+
+
+def read_steps(tasks: list[dict[str, Any]], field: str = "tasks") -> tuple[Step, ...]:
+    """The steps of a plan as a host gives it; what has no id is named by its place.
+
+    Raises:
+        InvalidArgument: naming the step and field that do not fit.
+    """
+    named = [_named(task, number) for number, task in enumerate(tasks, 1)]
+    try:
+        return msgspec.convert(named, tuple[Step, ...])
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).partition(" - at `$")
+        raise InvalidArgument(f"{field}{path.rstrip('`')}: {reason}", field=f"{field}{path.rstrip('`')}") from None
+
+
+def _named(task: dict[str, Any], number: int) -> dict[str, Any]:
+    named = {"id": f"t{number}", **task}
+    if isinstance(steps := task.get("steps"), list):
+        below = cast("list[object]", steps)
+        named["steps"] = [
+            _named(cast("dict[str, Any]", one), at) if isinstance(one, dict) else one for at, one in enumerate(below, 1)
+        ]
+    return named
+
+
+@contextlib.asynccontextmanager
+async def told(call: Call, engine: Engine, node: Node) -> AsyncGenerator[None]:
+    """Report what is being done about a task and all below it as progress of the call, as it happens."""
+    said: asyncio.Queue[str] = asyncio.Queue(maxsize=100)
+
+    def listen(changed: Node, what: str) -> None:
+        if what and changed.root is node.root:
+            with contextlib.suppress(asyncio.QueueFull):
+                said.put_nowait(f"{changed.meta.purpose[:60]}: {what}")
+
+    end = engine.on_change(listen)
+    try:
+        async with call.telling(said, f"working on {node.meta.purpose[:60]}"):
+            yield
+    finally:
+        end()
+
+
+async def _asked(call: Call, engine: Engine, node: Node) -> bool:
+    """Put the questions that wait to a person, where the host can; whether any was answered."""
+    if node.is_over or not call.can_ask:
+        return False
+    for one in waiting_for(engine, node):
+        page = await call.store.list(one.uri, type=APPROVAL)
+        for uri in page.uris:
+            approval = msgspec.convert((await call.store.get(uri)).resource.content, Approval)
+            if approval.decision is not None:
+                continue
+            lines = [
+                f"A task asks: {safe_line(one.meta.purpose[:200])}",
+                f"May it call {safe_line(approval.tool)}? {safe_line(approval.reason)}",
+                shown_arguments(approval.arguments),
+            ]
+            if (agreed := await call.confirm("\n".join(lines))) is None:
+                return False
+            await decide(call.store, uri, "approve" if agreed else "reject")
+            return True
+    return False
+
+
+def _text(data: dict[str, Any], tree: dict[str, Any]) -> str:
+    """The answer for those who see text only, or how far it is and what to do about it."""
+    if data["status"] == "completed":
+        answer = data["answer"]
+        text = answer if isinstance(answer, str) else msgspec.json.encode(answer).decode()
+        sources = [source["uri"] for source in data["sources"]]
+        return "\n".join([text, *(["", "Sources:", *sources] if sources else [])])
+    lines = [f"{data['status']}: {data['task']}", *drawn(tree)]
+    if data.get("waiting"):
+        lines.append("It waits for an answer: approve, or task_update with results; then task_get.")
+    elif data["status"] not in ("failed", "cancelled"):
+        lines.append("It goes on; task_get with wait_seconds waits for it.")
+    return "\n".join(lines)

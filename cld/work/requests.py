@@ -1,0 +1,391 @@
+"""What is asked of work: to begin it, to wait for it, to answer what it waits for, and to stop it.
+
+The functions behind the tools `plan`, `task_update`, `task_cancel` and `approve`. Owns the checks of what is
+asked; the engine does the rest. What they write they write as the one who asks.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+from anyio.to_thread import run_sync
+from msgspec.structs import replace
+
+from cld.config import Work
+from cld.errors import Conflict, InvalidArgument, InvalidResource, InvalidTransition, ResourceNotFound
+from cld.guard import GuardedStore
+from cld.journal import APPROVAL, Journal, content_of
+from cld.json_schema import compile_schema
+from cld.resource import Draft, Meta, new_id, timestamp
+from cld.tasks.order import PlanLimits, check_plan
+from cld.tasks.states import Claim, Complete, Fail, Release, Stopped, is_held
+from cld.types import Approval, Budget, Failure, Step, Task
+from cld.uri import ROOT, URI, make_uri, parent_of, type_of
+from cld.work.engine import Engine
+from cld.work.tree import TASK, Node, contents
+
+CONVERSATION, MESSAGE = "common.Conversation", "common.Message"
+
+MOST_MESSAGE = 100_000
+MOST_CLIENT_TOOLS = 50
+
+CLIENT_LEASE_SECONDS = 30.0
+"""How long the claim lasts under which what a client gives is written down."""
+
+Decision = Literal["approve", "reject", "edit"]
+
+
+class Begun(msgspec.Struct, frozen=True):
+    """Where the work that was asked for is in the tree."""
+
+    conversation: URI
+    message: URI
+    task: URI
+
+
+class Stopping(msgspec.Struct, frozen=True):
+    """What a cancel did: the tasks it stopped, and those of which something may still run; none, if all went well."""
+
+    cancelled: tuple[URI, ...]
+    left: tuple[URI, ...]
+
+
+async def begin(
+    engine: Engine,
+    store: GuardedStore,
+    message: str,
+    steps: tuple[Step, ...] = (),
+    *,
+    conversation: URI | None = None,
+    response_format: Mapping[str, Any] | str | None = None,
+    tools: Sequence[str] | None = None,
+    client_tools: Sequence[Mapping[str, Any]] = (),
+    budget: Budget | None = None,
+    assistant: str = "",
+) -> Begun:
+    """Write down what is asked for, so that it is worked from now on, by whichever process comes first.
+
+    `store` is the asker's own. With `steps` it is not planned: they are the plan. `assistant` is who works it.
+
+    Raises:
+        InvalidArgument: naming what is wrong with the message or in the steps.
+        AccessDenied, ApprovalRequired: the asker may not write it.
+        ResourceNotFound: there is no such conversation, or the asker may not read it.
+    """
+    settings = engine.world.settings
+    bound = bounded(settings, budget)
+    if not message.strip() and not steps:
+        raise InvalidArgument("message is empty; say what is to be done, or give tasks", field="message")
+    if len(message) > MOST_MESSAGE:
+        raise InvalidArgument(
+            f"message has {len(message)} characters; at most {MOST_MESSAGE} are read: put the rest in a resource",
+            field="message",
+        )
+    check_plan(steps, limits=PlanLimits(settings.depth, settings.width, settings.tasks), budget=bound, field="tasks")
+    if isinstance(response_format, Mapping):
+        await _check_schema(response_format)
+    if len(client_tools) > MOST_CLIENT_TOOLS:
+        raise InvalidArgument(f"there are {len(client_tools)} tools; at most {MOST_CLIENT_TOOLS}", field="tools")
+    task = Task(
+        plan=steps or None,
+        direct=bool(assistant),
+        assistant=await _named(engine, assistant),
+        status="assigned" if assistant else "pending",
+        response_format=dict(response_format) if isinstance(response_format, Mapping) else response_format,
+        tools=None if tools is None else tuple(tools),
+        client_tools=tuple(dict(tool) for tool in client_tools),
+        budget=bound,
+    )
+    place = await _conversation(store, conversation, message or steps[0].purpose)
+    said = make_uri(place, MESSAGE, new_id())
+    text = message or "\n".join(f"{step.id}: {step.purpose}" for step in steps)
+    await store.put(Draft(said, {"role": "user", "text": text}))
+    root = make_uri(said, TASK, new_id())
+    # The ledger first: a task whose budget nobody keeps would be worked by nobody.
+    await engine.ledgers.create(engine.keeper, root, bound)
+    await store.put(Draft(root, contents(task), Meta(purpose=text)))
+    await engine.forest.load(root)
+    return Begun(place, said, root)
+
+
+async def wait(engine: Engine, uri: URI, seconds: float) -> Task:
+    """The task once it is over or waits for somebody, or as it is after `seconds`.
+
+    Raises:
+        ResourceNotFound: there is no such task.
+    """
+    node = await engine.forest.load(uri)
+    changed = asyncio.Event()
+    end = engine.on_change(lambda _node, _said: changed.set())
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while True:
+                    changed.clear()
+                    if node.is_over or (waiting_for(engine, node) and await _is_unanswered(engine, node)):
+                        break
+                    await changed.wait()
+    finally:
+        end()
+    return node.task
+
+
+def waiting_for(engine: Engine, node: Node) -> list[Node]:
+    """The tasks at and below it that cannot go on by themselves, where nothing else of it can go on either."""
+    open = [one for one in node.subtree() if not one.is_over]
+    waiting = [one for one in open if one.task.status == "waiting"]
+    busy = any(one.task.lease is not None or engine.is_running(one.uri) for one in open)
+    return [] if busy or _may_go_on(open) else waiting
+
+
+async def _is_unanswered(engine: Engine, node: Node) -> bool:
+    """Whether all that waits has no answer yet; one that was just given is acted on in a moment."""
+    for one in waiting_for(engine, node):
+        if one.task.waiting == "approval":
+            journal = Journal(engine.keeper, one.uri)
+            for id, kept in (await journal.calls()).items():
+                if kept.call.state == "waiting" and not kept.call.client:
+                    found = await journal.approval(id)
+                    if found is None or found.approval.decision is not None:
+                        return False
+    return True
+
+
+def _may_go_on(open: Sequence[Node]) -> bool:
+    """Whether some task could be claimed, now or soon, without anybody's answer."""
+    blocked = {one.uri for one in open if one.task.status == "waiting"}
+    for one in reversed(open):
+        if one.uri in blocked:
+            continue
+        needs = [] if one.parent is None else [one.parent.children.get(id) for id in one.task.after]
+        if any(need is not None and not need.is_over for need in needs) or one.open:
+            blocked.add(one.uri)
+            continue
+        return True
+    return False
+
+
+async def cancel(engine: Engine, uri: URI, reason: str, *, seconds: float | None = None) -> Stopping:
+    """Stop a task and everything below it, and see that it has stopped.
+
+    Returns once no process works any of it and no call of it is open, after `seconds` at the latest (else
+    somewhat more than a lease lasts).
+
+    Raises:
+        ResourceNotFound: there is no such task.
+        AccessDenied: the asker may not write it.
+    """
+    node = await engine.forest.load(uri)
+    changed = asyncio.Event()
+    end = engine.on_change(lambda _node, _said: changed.set())
+    patience = engine.world.settings.lease_seconds + 2 if seconds is None else seconds
+    open: dict[URI, Node] = {}
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while True:
+                    changed.clear()
+                    open |= {one.uri: one for one in node.subtree() if not one.is_over}
+                    await engine.stop(node, reason)
+                    await _clear_expired(engine, node)
+                    if not (left := _still_held(engine, node)):
+                        break
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(0.5):
+                            await changed.wait()
+    finally:
+        end()
+    left = _still_held(engine, node)
+    if not left:
+        await _close_calls(engine, node)
+    # Some of them may have come to their end by themselves.
+    cancelled = [uri for uri, one in open.items() if one.task.status == "cancelled"]
+    return Stopping(tuple(cancelled), tuple(left))
+
+
+async def decide(
+    store: GuardedStore,
+    uri: URI,
+    decision: Decision,
+    arguments: dict[str, Any] | None = None,
+    comment: str = "",
+) -> tuple[URI, Approval]:
+    """A person's answer to a question; `uri` is the approval's, or its task's or call's.
+
+    Raises:
+        InvalidArgument: it is no question, more than one, or `edit` has no arguments.
+        Conflict: it was answered before.
+        AccessDenied: the asker may not answer it.
+    """
+    found = await _question(store, uri)
+    stored = await store.get(found)
+    try:
+        approval = msgspec.convert(stored.resource.content, Approval)
+    except msgspec.ValidationError as error:
+        raise InvalidResource(f"{found} is no valid approval: {error}") from error
+    if approval.decision is not None:
+        who = approval.decided_by or "somebody"
+        raise Conflict(f"{found} was answered before: {approval.decision} by {who}", uri=found, current=stored.version)
+    if (decision == "edit") != (arguments is not None):
+        raise InvalidArgument("arguments belong to the decision edit, and only to it", field="arguments")
+    answered = replace(
+        approval,
+        decision=decision,
+        edited=arguments,
+        comment=comment,
+        decided_by=store.guard.principal.id,
+        decided_at=timestamp(),
+    )
+    await store.put(Draft(found, content_of(answered)), if_version=stored.version)
+    return found, answered
+
+
+async def update(
+    engine: Engine,
+    uri: URI,
+    *,
+    output: Any = None,
+    has_output: bool = False,
+    call_results: Mapping[str, Any] | None = None,
+    status: Literal["completed", "failed"] | None = None,
+    error: str = "",
+) -> Task:
+    """What a client that works a task itself, or ran calls for one, has to say.
+
+    `call_results` are by the calls' ids or keys; with all of them there, the task goes on.
+
+    Raises:
+        InvalidArgument: there is no such call, or nothing to do.
+        InvalidTransition: the task does not wait for its client.
+    """
+    node = await engine.forest.load(uri)
+    if node.is_over:
+        raise InvalidTransition(f"{uri} is {node.task.status}; nothing can be added to it")
+    if call_results:
+        await _take_results(engine, node, call_results)
+    if not has_output and status is None:
+        if not call_results:
+            raise InvalidArgument("give output, call_results or status", field="output")
+        return node.task
+    if node.task.status not in ("waiting", "pending", "assigned") or is_held(node.task, timestamp()):
+        raise InvalidTransition(f"{uri} is {node.task.status} and somebody works it; cancel it first")
+    now, fence = timestamp(), node.task.fence + 1
+    claim = Claim(engine.holder, CLIENT_LEASE_SECONDS, now, over=True)
+    if status == "failed":
+        failed = Failure("client_failed", error or "the client could not do it")
+        return await engine.forest.change(node, claim, Fail(failed, now, engine.holder, fence))
+    await _check_format(node.task, output)
+    return await engine.forest.change(node, claim, Complete(engine.holder, fence, now, output=output))
+
+
+async def _take_results(engine: Engine, node: Node, results: Mapping[str, Any]) -> None:
+    journal = Journal(engine.keeper, node.uri)
+    waiting = {
+        id: kept for id, kept in (await journal.calls()).items() if kept.call.client and kept.call.state == "waiting"
+    }
+    by_key = {kept.call.key: id for id, kept in waiting.items()}
+    unknown = [name for name in results if name not in waiting and name not in by_key]
+    if unknown:
+        there = ", ".join(waiting) or "none"
+        raise InvalidArgument(f"{unknown[0]!r} is no call that waits; there are: {there}", field="call_results")
+    for name, result in results.items():
+        kept = waiting.pop(name if name in waiting else by_key[name])
+        text = result if isinstance(result, str) else ""
+        await journal.finish(kept, result=None if text else result, text=text, error=None)
+    if not waiting and node.task.status == "waiting":
+        now, fence = timestamp(), node.task.fence + 1
+        claim = Claim(engine.holder, CLIENT_LEASE_SECONDS, now, over=True)
+        # Claimed and given back in one write: whoever comes first goes on with it.
+        await engine.forest.change(node, claim, Release(engine.holder, fence))
+
+
+async def _check_format(task: Task, output: Any) -> None:
+    if isinstance(task.response_format, dict):
+        check = await run_sync(compile_schema, task.response_format)
+        if (misfit := await run_sync(check, output)) is not None:
+            raise InvalidArgument(f"output does not fit: {misfit.field or 'it'}: {misfit.reason}", field="output")
+
+
+async def _check_schema(schema: Mapping[str, Any]) -> None:
+    try:
+        await run_sync(lambda: compile_schema(schema, where="response_format"))
+    except InvalidResource as error:
+        raise InvalidArgument(str(error), field="response_format") from error
+
+
+def bounded(settings: Work, budget: Budget | None) -> Budget:
+    """What one message may cost: what was asked for, as far as the settings allow it."""
+    most = settings.budget
+    asked = budget or Budget()
+    return Budget(
+        tokens=most.tokens if asked.tokens is None else min(asked.tokens, most.tokens),
+        money=most.money if asked.money is None else min(asked.money, most.money),
+        calls=most.calls if asked.calls is None else min(asked.calls, most.calls),
+        seconds=most.seconds if asked.seconds is None else min(asked.seconds, most.seconds),
+    )
+
+
+async def _named(engine: Engine, assistant: str) -> str:
+    if not assistant:
+        return ""
+    if (member := await engine.assistants.member(make_uri(ROOT, TASK, "new"), assistant)) is None:
+        raise InvalidArgument(f"there is no assistant {assistant!r}", field="assistant")
+    return str(member.uri)
+
+
+async def _conversation(store: GuardedStore, conversation: URI | None, message: str) -> URI:
+    """The conversation, a new one where none is given or it is not there yet."""
+    if conversation is None:
+        conversation = make_uri(ROOT, CONVERSATION, new_id())
+    elif type_of(conversation) != CONVERSATION:
+        raise InvalidArgument(f"{conversation} is no {CONVERSATION}", field="conversation")
+    else:
+        with contextlib.suppress(ResourceNotFound):
+            await store.get(conversation)
+            return conversation
+    title = " ".join(message.split())[:80]
+    with contextlib.suppress(Conflict):  # two begin it at once
+        await store.put(Draft(conversation, {"title": title}))
+    return conversation
+
+
+async def _question(store: GuardedStore, uri: URI) -> URI:
+    """The approval that `uri` is, or is about."""
+    if type_of(uri) == APPROVAL:
+        return uri
+    if type_of(uri) == "tool.Call":
+        return make_uri(parent_of(uri), APPROVAL, uri[uri.rfind(".") + 1 :])
+    await store.get(uri)
+    below = (await store.list(uri, type=APPROVAL, depth=64)).uris
+    open = [one for one in below if (await store.get(one)).resource.content.get("decision") is None]
+    if len(open) != 1:
+        there = ", ".join(open) if open else "none"
+        raise InvalidArgument(f"{uri} has {len(open)} open questions; name one: {there}", field="uri")
+    return open[0]
+
+
+def _still_held(engine: Engine, node: Node) -> list[URI]:
+    return [
+        one.uri for one in node.subtree() if one.task.lease is not None or engine.is_running(one.uri) or not one.is_over
+    ]
+
+
+async def _clear_expired(engine: Engine, node: Node) -> None:
+    now = timestamp()
+    for one in node.subtree():
+        if one.task.status == "cancelled" and one.task.lease is not None and not is_held(one.task, now):
+            with contextlib.suppress(InvalidTransition, ResourceNotFound):
+                await engine.forest.change(one, Stopped(now))
+
+
+async def _close_calls(engine: Engine, node: Node) -> None:
+    """Write down of calls that were open when their process died, or that waited, that they will not be made."""
+    for one in node.subtree():
+        if one.task.status != "cancelled":
+            continue
+        journal = Journal(engine.keeper, one.uri)
+        for kept in (await journal.calls()).values():
+            if kept.call.state in ("started", "waiting"):
+                await journal.finish(kept, error=Failure("cancelled", "its task was cancelled"))

@@ -1,0 +1,90 @@
+"""Trees of tasks for people and models: states, who works them and why, what it cost, and what is waited for."""
+
+from typing import Any
+
+import msgspec
+
+from cld.escape import safe_line
+from cld.guard import GuardedStore
+from cld.journal import APPROVAL, CALL, children
+from cld.tasks.budget import total
+from cld.types import Usage
+from cld.uri import id_of
+from cld.work.tree import Node
+
+MOST_TEXT = 2000
+MOST_CALLS = 50
+
+
+async def shown(store: GuardedStore, node: Node, depth: int) -> dict[str, Any]:
+    """A task and `depth` levels below it, of which `store` may read all; totals are of everything below."""
+    task = node.task
+    usage = total(one.task.usage for one in node.subtree())
+    data: dict[str, Any] = {
+        "uri": node.uri,
+        "status": task.status,
+        "purpose": node.meta.purpose[:MOST_TEXT],
+        **_given(
+            waiting=task.waiting,
+            assistant=task.assistant,
+            output=task.output,
+            skipped=task.skipped,
+            until=task.until,
+            after=list(task.after),
+        ),
+        **({"error": msgspec.to_builtins(task.error)} if task.error else {}),
+        **({"election": msgspec.to_builtins(task.election)} if task.election else {}),
+        **({"sources": msgspec.to_builtins(task.sources)} if task.sources else {}),
+        **({"judgements": msgspec.to_builtins(task.judgements)} if task.judgements else {}),
+        **({"usage": msgspec.to_builtins(usage)} if usage != Usage() else {}),
+    }
+    if calls := await _calls(store, node):
+        data["calls"] = calls
+    if asked := await children(store, node.uri, APPROVAL):
+        data["approvals"] = [
+            {"uri": uri, **content}
+            for uri in asked
+            if (content := (await store.get(uri)).resource.content).get("decision") is None
+        ]
+    if node.children:
+        counts: dict[str, int] = {}
+        for one in node.subtree():
+            if one is not node:
+                counts[one.task.status] = counts.get(one.task.status, 0) + 1
+        data["below"] = counts
+        if depth > 0:
+            data["tasks"] = [await shown(store, child, depth - 1) for child in node.children.values()]
+    return data
+
+
+async def _calls(store: GuardedStore, node: Node) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for uri in (await children(store, node.uri, CALL))[:MOST_CALLS]:
+        content = (await store.get(uri)).resource.content
+        one = {"id": id_of(uri), "tool": content.get("tool"), "state": content.get("state")}
+        if content.get("state") == "waiting":
+            one |= {"key": content.get("key"), "arguments": content.get("arguments"), "client": content.get("client")}
+        if content.get("error"):
+            one["error"] = content["error"]
+        found.append(one)
+    return found
+
+
+def drawn(data: dict[str, Any], indent: str = "") -> list[str]:
+    """What `shown` gave, as lines of text."""
+    status = data["status"] + (f" for {data['waiting']}" if data.get("waiting") else "")
+    who = f" [{id_of(data['assistant'])}]" if str(data.get("assistant", "")).startswith("cld:") else ""
+    lines = [f"{indent}{status}{who}  {safe_line(str(data['purpose']))[:120]}  {data['uri']}"]
+    if data.get("error"):
+        lines.append(f"{indent}  {data['error']['code']}: {safe_line(data['error']['message'])}")
+    lines += [
+        f"{indent}  asks: {safe_line(one['tool'])}: {safe_line(one.get('reason', ''))}  {one['uri']}"
+        for one in data.get("approvals", ())
+    ]
+    for child in data.get("tasks", ()):
+        lines += drawn(child, indent + "  ")
+    return lines
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value not in (None, "", [], ())}

@@ -1,0 +1,216 @@
+"""The engine: from a message or a plan to what came of it."""
+
+from pathlib import Path
+
+import anyio
+import pytest
+from work_world import (
+    FunctionTools,
+    answer,
+    is_judging,
+    is_planning,
+    judged,
+    needs_approval,
+    working,
+)
+
+from cld.models import Ask, Completion
+from cld.types import Annotations, Budget, Step, Usage, Wish
+from cld.uri import make_uri
+from cld.work.requests import begin, cancel, decide, update, wait
+
+pytestmark = pytest.mark.anyio
+
+
+def said(ask: Ask) -> str:
+    """What the task says that is worked."""
+    return ask.messages[1].text
+
+
+async def test_a_given_plan_is_worked_in_order_and_its_outputs_flow(tmp_path: Path) -> None:
+    def model(ask: Ask) -> Completion:
+        if is_judging(ask):
+            return judged(ask, "all of it")
+        return answer("summed: one" if '"first":"one"' in said(ask) else "one")
+
+    steps = (Step("b", "Sum up", inputs={"first": {"from": "a"}}), Step("a", "Say the first thing"))
+    async with working(tmp_path, model) as place:
+        begun = await begin(place.engine, place.store, "", steps)
+        task = await wait(place.engine, begun.task, 10)
+        assert (task.status, task.output) == ("completed", "all of it")
+        tasks = await place.all_of("plan.Task", begun.task)
+        assert [tasks[make_uri(begun.task, "plan.Task", id)]["output"] for id in "ab"] == ["one", "summed: one"]
+        message = await place.content(make_uri(begun.task, "common.Message", "answer"))
+        assert message["text"] == "all of it"
+
+
+async def test_a_message_is_planned_by_the_model_and_its_subtasks_are_worked(tmp_path: Path) -> None:
+    def model(ask: Ask) -> Completion:
+        if is_planning(ask):
+            steps = [{"id": "look", "purpose": "Look"}, {"id": "write", "purpose": "Write", "after": ["look"]}]
+            for step in steps:
+                for name, about in ask.schema["$defs"]["step"]["properties"].items():  # type: ignore[index]
+                    kinds = about.get("type", [])
+                    step.setdefault(name, "" if kinds == "string" else [] if kinds == "array" else None)
+            return Completion("", value={"direct": False, "reason": "two steps", "steps": steps})
+        if is_judging(ask):
+            return judged(ask, "looked and written")
+        return answer("ok")
+
+    async with working(tmp_path, model) as place:
+        begun = await begin(place.engine, place.store, "Look and then write")
+        task = await wait(place.engine, begun.task, 10)
+        assert task.status == "completed", task.error
+        assert len(await place.all_of("plan.Task", begun.task)) == 2
+
+
+async def test_conditions_and_lists(tmp_path: Path) -> None:
+    def model(ask: Ask) -> Completion:
+        return judged(ask, without=["no"]) if is_judging(ask) else answer(f"did {said(ask).partition('item')[2][2:5]}")
+
+    steps = (
+        Step("no", "Never", when="inputs.x > 3", inputs={"x": 1}),
+        Step("each", "Each of them", for_each="inputs.names", inputs={"names": ["ada", "bob"]}),
+    )
+    async with working(tmp_path, model) as place:
+        begun = await begin(place.engine, place.store, "", steps)
+        task = await wait(place.engine, begun.task, 10)
+        assert task.status == "completed", task.error
+        no = await place.content(make_uri(begun.task, "plan.Task", "no"))
+        each = await place.content(make_uri(begun.task, "plan.Task", "each"))
+        assert no["status"] == "completed" and no["skipped"]
+        assert len(each["output"]) == 2
+
+
+async def test_calls_are_made_once_and_their_results_are_told(tmp_path: Path) -> None:
+    def model(ask: Ask) -> Completion:
+        if ask.messages[-1].role == "tool":
+            return answer(f"the tool said {ask.messages[-1].text}")
+        return answer("", Wish("k1", "look", {"at": 1}))
+
+    tools = FunctionTools({"look": lambda arguments, caller: {"uri": "cld:common.Text.t", "seen": arguments["at"]}})
+    async with working(tmp_path, model, tools) as place:
+        begun = await begin(place.engine, place.store, "", (Step("a", "Look"),))
+        await wait(place.engine, begun.task, 10)
+        tasks = await wait(place.engine, make_uri(begun.task, "plan.Task", "a"), 10)
+        assert tasks.output == 'the tool said {"uri":"cld:common.Text.t","seen":1}'
+        assert [source.uri for source in tasks.sources] == ["cld:common.Text.t"]
+        assert tasks.usage.calls == 1
+        [call] = (await place.all_of("tool.Call")).values()
+        assert (call["state"], call["result"]["seen"]) == ("finished", 1)
+        caller = tools.called[0][2]
+        assert [one.id for one in caller.principal.chain()] == ["assistant:general", "user:local"]
+
+
+async def test_a_call_waits_for_a_person_however_deep_it_is_and_goes_on_with_the_answer(tmp_path: Path) -> None:
+    def pay(arguments, caller):  # type: ignore[no-untyped-def]
+        needs_approval("pay", caller)
+        return f"paid {arguments['sum']}"
+
+    def model(ask: Ask) -> Completion:
+        if is_judging(ask):
+            return judged(ask)
+        if ask.messages[-1].role == "tool":
+            return answer(ask.messages[-1].text)
+        return answer("", Wish("k", "pay", {"sum": 10}))
+
+    deep = Step("a", "A", steps=(Step("b", "B", steps=(Step("c", "Pay"),)),))
+    for decision, arguments, told in (
+        ("approve", None, "paid 10"),
+        ("edit", {"sum": 5}, "paid 5"),
+        ("reject", None, "not made"),
+    ):
+        tools = FunctionTools({"pay": pay})
+        async with working(tmp_path / decision, model, tools) as place:
+            begun = await begin(place.engine, place.store, "", (deep,))
+            task = await wait(place.engine, begun.task, 10)
+            assert task.status == "supervising"
+            [(uri, asked)] = (await place.all_of("plan.Approval")).items()
+            assert asked["tool"] == "pay" and asked["reason"] == "it is dear"
+            await decide(place.store, begun.task, decision, arguments)  # type: ignore[arg-type]
+            task = await wait(place.engine, begun.task, 10)
+            assert task.status == "completed", task.error
+            c = [content for at, content in (await place.all_of("plan.Task")).items() if at.endswith(".c")]
+            assert told in c[0]["output"]
+            assert (await place.content(uri))["decided_by"] == "user:local"
+
+
+async def test_a_cancel_stops_all_below_and_leaves_nothing_running(tmp_path: Path) -> None:
+    stopped = []
+
+    async def slow():  # type: ignore[no-untyped-def]
+        try:
+            await anyio.sleep_forever()
+        finally:
+            stopped.append(1)
+
+    tools = FunctionTools({"slow": lambda arguments, caller: slow()})
+    steps = tuple(Step(f"s{number}", "Be slow", steps=(Step("x", "Be slow"),)) for number in range(3))
+    async with working(tmp_path, lambda ask: answer("", Wish("k", "slow", {})), tools) as place:
+        begun = await begin(place.engine, place.store, "", steps)
+        with anyio.fail_after(10):
+            while len(tools.called) < 3:
+                await anyio.sleep(0.01)
+        stopping = await cancel(place.engine, begun.task, "enough")
+        assert not stopping.left and len(stopping.cancelled) == 7 and len(stopped) == 3
+        for content in (await place.all_of("plan.Task")).values():
+            assert content["status"] == "cancelled" and content.get("lease") is None
+        assert {content["state"] for content in (await place.all_of("tool.Call")).values()} == {"cancelled"}
+
+
+async def test_a_client_works_its_own_tasks_and_runs_its_own_tools(tmp_path: Path) -> None:
+    def model(ask: Ask) -> Completion:
+        if is_judging(ask):
+            return judged(ask)
+        if ask.messages[-1].role == "tool":
+            return answer(ask.messages[-1].text)
+        return answer("", Wish("k", "camera", {}))
+
+    async with working(tmp_path, model) as place:
+        begun = await begin(
+            place.engine,
+            place.store,
+            "",
+            (Step("mine", "Do it yourself", assistant="client"), Step("ours", "Look")),
+        )
+        task = await wait(place.engine, begun.task, 10)
+        mine = make_uri(begun.task, "plan.Task", "mine")
+        assert (await place.content(mine))["waiting"] == "client"
+        await update(place.engine, mine, output="by hand", has_output=True)
+        task = await wait(place.engine, begun.task, 10)
+        assert task.status == "completed", task.error
+
+
+async def test_budgets_hold_to_the_token(tmp_path: Path) -> None:
+    def model(ask: Ask) -> Completion:
+        return answer("", Wish("k", "look", {}), tokens=40)
+
+    tools = FunctionTools({"look": lambda arguments, caller: "again"}, {"look": Annotations(read_only=True)})
+    async with working(tmp_path, model, tools, bound=Usage(tokens=40)) as place:
+        begun = await begin(place.engine, place.store, "Look around", budget=Budget(tokens=100), assistant="general")
+        task = await wait(place.engine, begun.task, 10)
+        assert task.status == "failed" and task.error is not None and task.error.code == "budget_exceeded"
+        [ledger] = (await place.all_of("plan.Ledger")).values()
+        assert ledger["spent"]["tokens"] <= 100 and not ledger.get("held")
+        print(ledger, task.usage)
+
+
+async def test_work_goes_on_in_another_engine(tmp_path: Path) -> None:
+    release = anyio.Event()
+
+    async def model(ask: Ask) -> Completion:
+        if is_judging(ask):
+            return judged(ask)
+        await release.wait()
+        return answer("done")
+
+    async with working(tmp_path, model) as place:
+        begun = await begin(place.engine, place.store, "", tuple(Step(f"s{n}", "Do") for n in range(5)))
+        with anyio.fail_after(10):
+            while not place.model.asked:
+                await anyio.sleep(0.01)
+    release.set()
+    async with working(tmp_path, model) as place:
+        assert await place.engine.resume() == 1
+        task = await wait(place.engine, begun.task, 10)
+        assert task.status == "completed", task.error
