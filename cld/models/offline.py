@@ -28,6 +28,7 @@ NO_MODEL = (
 )
 
 _LONG_RESULT = 2000
+_MOST_ROWS = 50
 # What tasks and calls say of themselves is no knowledge; what came of them lies in messages.
 _WORK = re.compile(r"(?:^cld:|/)(?:plan|tool)\.[A-Za-z]+\.[^/]*$")
 
@@ -65,8 +66,11 @@ def _answer(ask: Ask) -> Completion:
     if not request.calls and (wishes := picks(request.task, ask.tools)):
         return Completion("", wishes, model=NAME, finish="calls")
     results = [result for call in request.calls if (result := _plain(call)) is not None]
-    quotes = [*results, *best_quotes(request.task, _passages(request))]
-    if not results and (more := _follow_up(request, quotes, ask)) is not None:
+    passages = _passages(request)
+    quotes = [*results, *best_quotes(request.task, passages)]
+    # A title that repeats the question says where the answer may be.
+    near = quotes or best_quotes(request.task, passages, also_repeating=True)
+    if not results and (more := _follow_up(request, near, ask)) is not None:
         return Completion("", (more,), model=NAME, finish="calls")
     text = written(quotes) if quotes else _nothing(request)
     if request.form and (why := misfit(request.form, text)):
@@ -81,6 +85,8 @@ def _plain(call: Called) -> Quoted | None:
     if call.failed or call.wish.tool in ("search", "resource_get"):
         return None
     value: Any = call.text if call.value is None else call.value
+    if table := _table(value):
+        return Quoted(call.wish.tool, table, 1.0)
     if isinstance(value, dict) and len(entries := cast("dict[str, Any]", value)) == 1:
         value = next(iter(entries.values()))
     if next(texts_in(value), ("", ""))[0] or isinstance(value, list) or value in (None, "", {}):
@@ -90,6 +96,24 @@ def _plain(call: Called) -> Quoted | None:
         return None
     said = ", ".join(one for one in call.wish.arguments.values() if isinstance(one, str))[:200]
     return Quoted(call.wish.tool, f"{said} = {told}" if call.wish.arguments.keys() & EXPRESSIONS else told, 1.0)
+
+
+def _table(value: Any) -> str:
+    """The rows of a table, or the URIs of a list, a line each; empty where it is neither or has none."""
+    if not isinstance(value, dict):
+        return ""
+    entries = cast("dict[str, Any]", value)
+    rows = cast("list[Any]", entries.get("rows") or entries.get("resources") or [])
+    lines = [line for row in rows[:_MOST_ROWS] if (line := _row(row))]
+    heads = "\t".join(str(one) for one in cast("list[Any]", entries.get("columns") or []))
+    more = [f"… {len(rows) - _MOST_ROWS} more"] if len(rows) > _MOST_ROWS else []
+    return "\n".join([*([heads] if heads else []), *lines, *more]) if lines else ""
+
+
+def _row(row: Any) -> str:
+    if isinstance(row, dict):
+        return str(cast("dict[str, Any]", row).get("uri", ""))
+    return "\t".join(str(one) for one in cast("list[Any]", row)) if isinstance(row, list) else ""
 
 
 def _passages(request: Request) -> list[Passage]:

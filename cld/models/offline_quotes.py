@@ -45,8 +45,12 @@ class Quoted(NamedTuple):
     worth: float
 
 
-def best_quotes(question: str, passages: Iterable[Passage]) -> list[Quoted]:
-    """The passages that answer best, best first; none when nothing has enough in common with the question."""
+def best_quotes(question: str, passages: Iterable[Passage], *, also_repeating: bool = False) -> list[Quoted]:
+    """The passages that answer best, best first; none when nothing has enough in common with the question.
+
+    What only repeats the question answers nothing; with `also_repeating` it is told all the same, unless it is the
+    question itself.
+    """
     asked = _telling(question)
     pieces = list(dict.fromkeys(piece for passage in passages for piece in _pieces(passage)))[:_MOST_PASSAGES]
     if not pieces or not question.strip():
@@ -59,7 +63,8 @@ def best_quotes(question: str, passages: Iterable[Passage]) -> list[Quoted]:
     meanings = _meanings(question, [piece.text for piece in pieces])
     found: list[Quoted] = []
     for piece, shared, meaning in zip(pieces, words, meanings, strict=True):
-        if _only_repeats(piece.text, question):
+        new = _new_words(piece.text, question)
+        if new is None or (new <= _NEW_WORDS and not also_repeating):
             continue
         if shared >= _LEAST_WORDS or (meaning >= _LEAST_MEANING and (shared or not total)):
             found.append(Quoted(piece.uri, _quoted(piece.text, asked), round(shared + meaning, 4)))
@@ -92,10 +97,10 @@ def passages_in(text: str, uri: str) -> list[Passage]:
     return [*quoted, *([Passage(uri, own)] if own and not (quoted and own.startswith("## ")) else [])]
 
 
-def _only_repeats(text: str, question: str) -> bool:
-    """Whether a passage says hardly more than the question itself: then it asks the same and answers nothing."""
-    said = {word for _, word in words_of(text)}
-    return len(said - {word for _, word in words_of(question)}) <= _NEW_WORDS * len(said)
+def _new_words(text: str, question: str) -> float | None:
+    """The share of a passage's words that the question does not have; None when it is the question itself."""
+    said, asked = ({word for _, word in words_of(one)} for one in (text, question))
+    return None if said == asked else len(said - asked) / max(1, len(said))
 
 
 def _telling(question: str) -> dict[str, float]:

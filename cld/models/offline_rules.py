@@ -45,7 +45,8 @@ _LANGUAGES = {name: scripts for names, scripts in _SCRIPTS.items() for name in n
 _UNSPACED = tuple(name for name in _LANGUAGES if ord(name[0]) > 0x0E00)
 
 _ASKED_IN = re.compile(r"(?i)\b(?:in|auf|en|на|into)\s+(?:plain\s+|simple\s+|formal\s+)?([^\W\d_]+)")
-_NOT_TEXT = re.compile(r"cld:\S+|https?://\S+|```.*?```|`[^`\n]*`|^>.*$", re.DOTALL | re.MULTILINE)
+_NOT_WORDS = re.compile(r"cld:\S+|https?://\S+|```.*?```|`[^`\n]*`", re.DOTALL)
+_QUOTE = re.compile(r"^>.*$", re.MULTILINE)
 
 _NAMES = "one two three four five six seven eight nine ten eleven twelve"
 _NUMBERS = {name: number for number, name in enumerate(_NAMES.split(), 1)}
@@ -86,7 +87,11 @@ def _wrong_script(demand: str, text: str) -> str:
     if (language := _language(demand)) is None:
         return ""
     scripts = _LANGUAGES[language]
-    letters = list(_scripts_of(_NOT_TEXT.sub(" ", text)))
+    words = _NOT_WORDS.sub(" ", text)
+    # A quote may be in another language than what is said around it, but not where nothing is.
+    letters = list(_scripts_of(_QUOTE.sub(" ", words)))
+    if len(letters) < _LEAST_LETTERS:
+        letters = list(_scripts_of(words))
     if len(letters) < _LEAST_LETTERS:
         return ""
     fitting = sum(1 for script in letters if script in scripts)
