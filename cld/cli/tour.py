@@ -11,6 +11,7 @@ import textwrap
 import time
 from argparse import Namespace
 from contextlib import AsyncExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,16 +21,17 @@ from cld.cli.documents import own_documents, resources_of
 from cld.cli.exits import OK, UsageError
 from cld.cli.hosts import HOSTS, hosts_here, this_machine
 from cld.cli.install import snippet, start_command
-from cld.cli.played_host import PlayedHost, StepFailed, played_host
+from cld.cli.played_host import SECONDS, PlayedHost, StepFailed, played_host
 from cld.cli.terminal import Terminal, safe_line
 from cld.cli.tree import Branch, draw, place
 from cld.config import Settings
 from cld.guard import Entry
 from cld.store.local_paths import place_of
-from cld.uri import ROOT, URI, elements_of, make_uri
+from cld.uri import ROOT, URI, elements_of, id_of, make_uri
 
 TOUR = make_uri(ROOT, "cld.Namespace", "tour")
 VISITOR = "user:tour-visitor"
+QUESTION = "Who decides what an assistant may do, and where is that written?"
 _WIDTH = 110  # characters a line of what is said may have
 
 
@@ -88,6 +90,7 @@ class Tour:
         await self._visitor(uri, policies)
         await self._approval(uri, policies)
         await self._history(first, uri, original)
+        await self._ask(first)
         await self._look(first)
         self._connect()
         self._say(f"All of this took {time.monotonic() - began:.1f} s. Run it again whenever you like.")
@@ -232,6 +235,41 @@ class Tour:
         now = await host.do("resource_get", uri=uri)
         self._check(now["content"] == old["content"], "the restored resource is not the old one")
         self._say(f"restored {original[:12]} as revision {restored['revision']}")
+
+    async def _ask(self, host: PlayedHost) -> None:
+        self._step("Ask a question about these documents: planned, elected, worked, answered with sources")
+        if not all(find_spec(name) for name in ("wordllama", "pyoxigraph")):
+            self._say("left out: searching needs the extra knowledge, as in pip install 'cld[knowledge]'")
+            return
+        began = time.monotonic()
+        self._say(f"plan: “{QUESTION}”")
+        conversation = make_uri(TOUR, "common.Conversation", "question")
+        done = await host.do("plan", message=QUESTION, conversation=conversation, wait_seconds=SECONDS - 5)
+        tree = await host.do("task_get", uri=done["task"], depth=8)
+        self._check(done["status"] == "completed", f"the task is {done['status']}: {done.get('error_detail')}")
+        self._tell(tree)
+        self._check(bool(done["sources"]), "the answer names no source")
+        for source in done["sources"]:
+            read = await host.do("resource_get", uri=source["uri"])
+            self._check(source["quote"] in read["content"].get("text", source["quote"]), "a source does not say so")
+        self._say(f"the answer, after {time.monotonic() - began:.1f} s:")
+        for line in str(done["answer"]).splitlines():
+            self._say(f"  {line}" if line.strip() else "")
+        self._say(f"{len(done['sources'])} sources, read again and found to say so; it left these files:")
+        for row in await host.below(conversation):
+            self._say(f"{self._file(row['uri']).relative_to(self._settings.root_path)}")
+
+    def _tell(self, task: dict[str, Any], indent: str = "") -> None:
+        """A task, who was elected for it and why, its calls, and those below it."""
+        self._say(f"{indent}{task['status']}: {task['purpose'][:_WIDTH]}")
+        if election := task.get("election"):
+            others = ", ".join(f"{id_of(one['assistant'])} {one['score']:.2f}" for one in election.get("ranked", ()))
+            ranking = f" ({others})" if others else ""
+            self._say(f"{indent}elected {id_of(task['assistant'])}: {election.get('reason', '')}{ranking}")
+        for call in task.get("calls", ()):
+            self._say(f"{indent}called {call['tool']}: {call['state']}")
+        for below in task.get("tasks", ()):
+            self._tell(below, f"{indent}  ")
 
     async def _look(self, host: PlayedHost) -> None:
         self._step("What is there now")
