@@ -7,16 +7,18 @@ Answers are always for the caller's own guarded store.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Sequence
+import logging
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 from cld.errors import Unsupported
 from cld.events.pace import to_thread
 from cld.guard import GuardedStore, GuardedSubscription
-from cld.index import Hit, Model
+from cld.index import BrokenIndex, Hit, IndexUnavailable, Model
 from cld.index.check import GRACE_SECONDS, Checked, check_elections, check_graph, check_search
 from cld.index.election import Candidate, Election, Electorate
 from cld.index.election_history import TASK, with_history
@@ -33,11 +35,15 @@ from cld.index.maintainer import Maintainer
 from cld.index.search import DEFAULT_LIMIT, Search
 from cld.uri import ROOT, URI
 
+log = logging.getLogger(__name__)
+
 HOLD_SECONDS = 1.0
 """How long the first question waits to see whether this process becomes the one that keeps the index."""
 
 BUILD_SECONDS = 20.0
 """How long the first question waits for an index that is being made; later ones take what there is."""
+
+_NEEDED = ("numpy", "wordllama", "pyoxigraph", "selectolax", "yaml", "kreuzberg")
 
 Kind = Literal["search", "graph", "elections"]
 KINDS: tuple[Kind, ...] = ("search", "graph", "elections")
@@ -89,7 +95,8 @@ class Knowledge:
     ) -> tuple[Hit, ...]:
         """As `cld.index.search.Search.query`; the first question starts the maintaining, and waits for it a while."""
         await self._begin("search")
-        return await self._search.query(store, query, prefix, types, namespace=namespace, limit=limit)
+        with self._doubting("search"):
+            return await self._search.query(store, query, prefix, types, namespace=namespace, limit=limit)
 
     async def finds_all(self) -> bool:
         """Whether the search index has all of the tree, as far as can be known here."""
@@ -99,15 +106,17 @@ class Knowledge:
         """As `cld.index.graph.Graph.query`; the first question starts the keeping, and waits for it a while."""
         await self._begin("graph")
         kept = self._is_kept("graph")
-        answer = await self._graph.query(store, sparql, prefix, limit)
+        with self._doubting("graph"):
+            answer = await self._graph.query(store, sparql, prefix, limit)
         return answer if kept else answer.before_all()
 
     async def export(self, store: GuardedStore, format: Format, prefix: URI = ROOT) -> AsyncGenerator[bytes]:
         """As `cld.index.graph.Graph.export`."""
         await self._begin("graph")
-        async with contextlib.aclosing(self._graph.export(store, format, prefix)) as pieces:
-            async for piece in pieces:
-                yield piece
+        with self._doubting("graph"):
+            async with contextlib.aclosing(self._graph.export(store, format, prefix)) as pieces:
+                async for piece in pieces:
+                    yield piece
 
     async def elect(self, store: GuardedStore, request: str, candidates: Sequence[Candidate], top: int = 5) -> Election:
         """Which of `candidates` the request is for, learning from what each has completed well.
@@ -118,8 +127,7 @@ class Knowledge:
         Raises:
             InvalidArgument: two candidates have the same name.
         """
-        await self._begin("elections")
-        taught = tuple(await with_history(store, candidates, self._elections))
+        taught = tuple(await self._taught(store, candidates))
         async with self._electing:  # an electorate remembers words, and is for one thread at a time
             return await to_thread(lambda: _electorate(taught).elect(request, top))
 
@@ -131,8 +139,7 @@ class Knowledge:
         Raises:
             InvalidArgument: two candidates have the same name.
         """
-        await self._begin("elections")
-        taught = await with_history(store, candidates, self._elections)
+        taught = await self._taught(store, candidates)
         return await to_thread(lambda: Electorate(taught))
 
     async def catch_up(self, kind: Kind) -> None:
@@ -171,6 +178,25 @@ class Knowledge:
         await self._graph.aclose()
         await to_thread(self._elections.close)
 
+    async def _taught(self, store: GuardedStore, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+        """The candidates with their past; without one where it cannot be read now, for work must go on."""
+        await self._begin("elections")
+        try:
+            with self._doubting("elections"):
+                return await with_history(store, candidates, self._elections)
+        except (BrokenIndex, IndexUnavailable) as error:
+            log.warning("elections: by descriptions only, for %s", error)
+            return candidates
+
+    @contextlib.contextmanager
+    def _doubting(self, kind: Kind) -> Generator[None]:
+        """Have an index that turns out to be damaged made again now, if it is kept here."""
+        try:
+            yield
+        except BrokenIndex:
+            self._keepings[kind].doubt()
+            raise
+
     async def _begin(self, kind: Kind) -> None:
         """Stand ready to keep an index; the first to ask waits until it has all of the tree, if it is kept here."""
         if kind in self._running or kind in self._caught_up:
@@ -185,6 +211,11 @@ class Knowledge:
         """Whether an index follows the tree: here, where it has all of it by now, or in another process."""
         keeping = self._keepings[kind]
         return keeping.ready.is_set() or keeping.is_elsewhere or kind in self._caught_up
+
+
+def is_installed() -> bool:
+    """Whether the libraries that indexes need are there: the extra `knowledge`."""
+    return all(find_spec(name) for name in _NEEDED)
 
 
 def index_folder(root: Path | None) -> Path:

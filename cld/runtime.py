@@ -27,7 +27,7 @@ from cld.guard.events import hear
 from cld.index import Hit, Model
 from cld.index.election import Candidate, Election
 from cld.index.graph import GraphLimits
-from cld.knowledge import Knowledge, index_folder
+from cld.knowledge import Knowledge, index_folder, is_installed
 from cld.policy import Action, Context
 from cld.policy.explain import explain
 from cld.policy.folder import NO_REVISION
@@ -162,14 +162,15 @@ class Runtime:
         """The models, tools and engines of this process; made, and loaded, when somebody first asks for work."""
         if self._workshop is None:
             # Of all modules only this one is loaded late: a host starts servers often, and most never work.
+            knows = self.settings.is_local and is_installed()
             make: type[Workshop] = importlib.import_module("cld.workshop").Workshop
             self._workshop = make(
                 self.settings,
                 self.store,
                 lambda store, types: self.hear(store, types=types),
                 self.guard,
-                self._find if self.settings.is_local else None,
-                self._elect if self.settings.is_local else None,
+                self._find if knows else None,
+                self._elect if knows else None,
             )
             for source in self._brought:
                 self._workshop.bring(source())

@@ -11,7 +11,6 @@ import textwrap
 import time
 from argparse import Namespace
 from contextlib import AsyncExitStack
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -26,6 +25,7 @@ from cld.cli.terminal import Terminal, safe_line
 from cld.cli.tree import Branch, draw, place
 from cld.config import Settings
 from cld.guard import Entry
+from cld.knowledge import is_installed
 from cld.store.local_paths import place_of
 from cld.uri import ROOT, URI, elements_of, id_of, make_uri
 
@@ -238,7 +238,7 @@ class Tour:
 
     async def _ask(self, host: PlayedHost) -> None:
         self._step("Ask a question about these documents: planned, elected, worked, answered with sources")
-        if not all(find_spec(name) for name in ("wordllama", "pyoxigraph")):
+        if not is_installed():
             self._say("left out: searching needs the extra knowledge, as in pip install 'cld[knowledge]'")
             return
         began = time.monotonic()

@@ -1,11 +1,11 @@
 """The tools over what the tree knows, where the libraries they need are installed (the extra `knowledge`)."""
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 from cld.guard import GuardedStore
 from cld.index.graph import Answer
 from cld.index.window import Window, window
+from cld.knowledge import is_installed
 from cld.runtime import Runtime
 from cld.server.context_tools import context_tools
 from cld.server.graph_tools import graph_tools
@@ -14,13 +14,11 @@ from cld.server.registry import Tool
 from cld.server.search_tools import SEARCH
 from cld.uri import URI
 
-_NEEDED = ("numpy", "wordllama", "pyoxigraph", "selectolax", "yaml", "kreuzberg")
-
 
 def knowledge_tools(runtime: Runtime) -> tuple[Sequence[Tool], Sequence[Tool]]:
     """Those offered by default, and those offered with `--tools all`; of a remote root only what needs no index."""
     settings = runtime.settings
-    if not all(find_spec(name) for name in _NEEDED):
+    if not is_installed():
         return (), ()
     tree = settings.root_path if settings.is_local else None
     ingest = ingest_tools(settings.ingest.roots, tree, settings.ingest)
