@@ -47,6 +47,7 @@ async def hang_async() -> str:
 @tool
 def leave(code: int) -> str:
     "End the process."
+    print("about to leave")
     os._exit(code)
 
 @tool
@@ -183,7 +184,7 @@ async def test_a_tool_that_crashes_says_how_and_leaves_nothing_behind(tmp_path: 
     async with world(tmp_path, {"bad.py": MISBEHAVING, "family.py": FAMILY}) as tools:
         left = await tools.call("leave", {"code": 0})
         assert left.error is not None and left.error.code == "crashed"
-        assert "ended by itself, with code 0" in left.error.message
+        assert "ended by itself, with code 0; its last words: about to leave" in left.error.message
         killed = await tools.call("segfault")
         assert killed.error is not None and killed.error.code == "crashed"
         assert "ended with SIGSEGV" in killed.error.message and "Segmentation fault" in killed.error.message

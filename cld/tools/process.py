@@ -41,8 +41,11 @@ _BYTES_MORE = 1 << 20
 _KEPT = ("PATH", "HOME", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
 """Of cld's environment, what tools get unasked; secrets have other names."""
 
-# By name and not by path, so that the worker's package is this one; appended, so that nothing is shadowed by it.
-_PROGRAM = "import sys; sys.path.append(sys.argv.pop(1)); from cld.tools.worker import main; main()"
+# The worker's cld is this one, also where another is installed; what lies beside it comes last and shadows nothing.
+_PROGRAM = (
+    "import sys; home = sys.argv.pop(1); sys.path.insert(0, home); import cld; sys.path.append(sys.path.pop(0)); "
+    "from cld.tools.worker import main; main()"
+)
 _HOME = str(Path(__file__).parents[2])
 _decoder: "msgspec.json.Decoder[Message]" = msgspec.json.Decoder(Message)
 
