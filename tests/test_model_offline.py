@@ -20,6 +20,8 @@ from cld.models.offline import Offline
 from cld.models.offline_picks import is_reading, picks
 from cld.models.offline_quotes import Passage, best_quotes, passages_in, written
 from cld.models.offline_request import read_request
+from cld.models.offline_rules import misfit
+from cld.models.offline_steps import split
 from cld.models.offline_sums import sum_in
 from cld.resource import Meta, decode
 from cld.types import Assistant, Usage, Wish
@@ -339,24 +341,26 @@ async def test_the_same_request_gets_the_same_answer_at_no_cost() -> None:
     assert await answer(ask) == await answer(ask) and Offline().bound(ask) == Usage()
 
 
+HOSTILE = (
+    *("„" * 20_000, "(" * 20_000, '"' * 20_000, "`" * 20_000, "\n" * 20_000, " " * 20_000, "-" * 20_000, "{" * 20_000),
+    *("1+" * 10_000, "- a\n" * 5000, "> a\n" * 5000, "a. " * 6000, "a? " * 6000, "1," * 9000, '{"a":' * 4000),
+    *("select " * 2800 + "{", ", then find a" * 1500, "- a\n  - b\n" * 1900, "step 1 " * 2800, "prefix a <b> " * 1500),
+)
+
+
 async def test_hostile_texts_take_no_long_time() -> None:
+    picked("warm")
     begun = time.perf_counter()
-    for evil in (
-        "„" * 20_000,
-        "(" * 20_000,
-        "1+" * 10_000,
-        '"' * 20_000,
-        "- a\n" * 5_000,
-        "select " * 3_000 + "{",
-        "1," * 9000,
-    ):
+    for evil in HOSTILE:
         picked(evil[:8000])
         passages_in(evil, "cld:a.B.c")
-        best_quotes("what is this", [Passage("", evil)])
+        sum_in(evil[:8000])
+        split(Meta(purpose=evil[:20_000]))
+        misfit(evil, "words")
+        misfit("in Japanese, at most 3 words", evil)
         read_request([Message("user", evil)])
         await answer(asking("what is this", *brought("search", evil)))
-        sum_in(evil[:8000])
-    assert time.perf_counter() - begun < 20
+    assert time.perf_counter() - begun < 0.5 * len(HOSTILE)
 
 
 def test_reading_a_request_takes_each_section_once_and_nothing_behind_the_context() -> None:

@@ -4,7 +4,6 @@ Owns the choice and the form of an answer made of quotes. Adds no word of its ow
 and their rarity, and by the default embedding where that is installed.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -27,7 +26,6 @@ _LEAST_WORDS = 0.34
 _LEAST_MEANING = 0.45
 _NEW_WORDS = 0.25
 _WORTH = 0.6  # of the best passage's worth another has to have
-_ATTRIBUTED = re.compile(r"((?:^> .*\n?)+)^— (\S+)$", re.MULTILINE)
 
 
 class Passage(NamedTuple):
@@ -88,13 +86,22 @@ def written(quotes: Sequence[Quoted]) -> str:
 
 
 def passages_in(text: str, uri: str) -> list[Passage]:
-    """The passages of a text; what it quotes itself keeps where that is from."""
-    quoted = [
-        Passage(found[2], re.sub(r"^> ?", "", found[1].strip(), flags=re.MULTILINE))
-        for found in _ATTRIBUTED.finditer(text)
-    ]
-    own = _ATTRIBUTED.sub("", text).strip()
-    return [*quoted, *([Passage(uri, own)] if own and not (quoted and own.startswith("## ")) else [])]
+    """The passages of a text; what it quotes itself, as `written` does, keeps where that is from."""
+    found: list[Passage] = []
+    own: list[str] = []
+    quote: list[str] = []
+    for line in text.splitlines():
+        if line.startswith(">"):
+            quote.append(line.removeprefix(">").removeprefix(" "))
+            continue
+        if quote and line.startswith("— "):
+            found.append(Passage(line.removeprefix("— ").strip(), "\n".join(quote)))
+        else:
+            own += [*quote, line]
+        quote = []
+    said = "\n".join([*own, *quote]).strip()
+    # What stands beside quotes with their sources are headings.
+    return [*found, *([Passage(uri, said)] if said and not (found and said.startswith("## ")) else [])]
 
 
 def _new_words(text: str, question: str) -> float | None:

@@ -33,6 +33,7 @@ RESULT = "result"
 
 _DEEPEST = 6
 _LEAST_WORDS = 2
+_LONGEST_ABBREVIATION = 12
 
 _ITEM = re.compile(
     r"^(?P<indent>[ \t]*)(?P<mark>[-*+•‣\u2013]|\(?\d{1,3}[.)]|\(?[a-hA-H][.)]"
@@ -40,7 +41,7 @@ _ITEM = re.compile(
     r"[ \t]+(?P<text>\S.*)$"
 )
 _NAMED_STEP = re.compile(r"(?i)\b(?:step|schritt|étape|paso|point|item|no\.|nr\.)\s+(\d{1,3})\b")
-_QUOTED = re.compile(r"```.*?```|`[^`\n]*`|\"[^\"\n]*\"|“[^”]*”|„[^“”]*[“”]|«[^»]*»|「[^」]*」", re.DOTALL)
+_QUOTED = re.compile(r"```.*?```|`[^`\n]*`|\"[^\"\n]*\"|“[^“”\n]*”|„[^„“”\n]*[“”]|«[^«»\n]*»|「[^「」\n]*」", re.DOTALL)
 _END = re.compile(r"[.!?]+[\"'”)\]]*(?=\s)|[。\uff01\uff1f]|\n{2,}")
 
 
@@ -247,7 +248,7 @@ def _sentences(text: str) -> list[str]:
     masked = _masked(text)
     ends = [0]
     for found in _END.finditer(masked):
-        before = masked[ends[-1] : found.end()]
+        before = masked[max(ends[-1], found.end() - _LONGEST_ABBREVIATION) : found.end()]
         if not ABBREVIATIONS.search(before):
             ends.append(found.end())
     ends.append(len(text))

@@ -18,7 +18,7 @@ _SPOKEN = (
     (r"\^", "**"),
 )
 _PERCENT = re.compile(rf"({_NUMBER})\s*(?:%|percent)\s+of\s+({_NUMBER})")
-_SUM = re.compile(rf"[(\s-]*{_NUMBER}[\s)]*(?:(?:\*\*|//|[-+*/%])[\s(+-]*{_NUMBER}[\s)]*)+")
+_SUM = re.compile(rf"(?<![(\s-])[(\s-]*{_NUMBER}[\s)]*(?:(?:\*\*|//|[-+*/%])[\s(+-]*{_NUMBER}[\s)]*)+")
 # Dates, telephone numbers and ranges are made of numbers and dashes too.
 _NO_SUM = re.compile(r"\d{4}-\d{1,2}-\d{1,2}|\d+(?:-\d+){2,}|\d+-\d+|\d{1,2}/\d{1,2}/\d{2,4}")
 
@@ -29,7 +29,8 @@ def sum_in(text: str) -> str | None:
     for pattern, sign in _SPOKEN:
         said = re.sub(pattern, f" {sign} ", said, flags=re.IGNORECASE)
     said = _PERCENT.sub(r" \1 / 100 * \2 ", said)
-    found = [one[0].strip() for one in _SUM.finditer(said)]
+    # Begins with a blank, so that there is a place before the first sign too.
+    found = [one[0].strip() for one in _SUM.finditer(f" {said}")]
     found = [one for one in found if not _NO_SUM.fullmatch(one)]
     if len(found) != 1:
         return None
