@@ -216,7 +216,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     `plan` are the subtasks still to be made of it; None while nobody has planned. `direct` says that it is to
     be worked as it is. `tools` are those it may use at most. `until` is what `waiting` for time waits for.
     `usage` is what the task itself spent, without those below. `output` is what came of it, and `sources`
-    what that rests on. No more keys.
+    what that rests on. `branch_of` is the task, in that version, which this one does again. No more keys.
     """
 
     status: Status = "pending"
@@ -236,6 +236,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     budget: Budget | None = None
     time_limit: Amount | None = None
     priority: int = 0
+    branch_of: Source | None = None
     skipped: str = ""
     output: Any = None
     sources: tuple[Source, ...] = ()

@@ -17,6 +17,7 @@ from work_world import (
 from cld.models import Ask, Completion
 from cld.types import Annotations, Budget, Step, Usage, Wish
 from cld.uri import make_uri
+from cld.work.branching import branch, compare
 from cld.work.requests import begin, cancel, decide, update, wait
 
 pytestmark = pytest.mark.anyio
@@ -214,3 +215,25 @@ async def test_work_goes_on_in_another_engine(tmp_path: Path) -> None:
         assert await place.engine.resume() == 1
         task = await wait(place.engine, begun.task, 10)
         assert task.status == "completed", task.error
+
+
+async def test_a_task_is_done_again_from_any_revision_and_both_are_compared(tmp_path: Path) -> None:
+    rounds = iter(["one", "two", "three"])
+
+    def model(ask: Ask) -> Completion:
+        return judged(ask, next(rounds)) if is_judging(ask) else answer("same as ever")
+
+    async with working(tmp_path, model) as place:
+        begun = await begin(
+            place.engine, place.store, "", (Step("a", "A"), Step("b", "B", inputs={"a": {"from": "a"}}))
+        )
+        await wait(place.engine, begun.task, 10)
+        again = await branch(place.engine, place.store, begun.task)
+        task = await wait(place.engine, again, 10)
+        assert (task.status, task.output) == ("completed", "two")
+        found = await compare(place.engine, place.store, begun.task, again)
+        assert not found.same and not found.below and "-one" in found.output and "+two" in found.output
+        part = await branch(place.engine, place.store, make_uri(begun.task, "plan.Task", "b"))
+        task = await wait(place.engine, part, 10)
+        assert (task.status, task.inputs) == ("completed", {"a": "same as ever"})
+        assert (await place.content(begun.task))["output"] == "one", "the first time is as it was"

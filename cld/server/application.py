@@ -19,6 +19,7 @@ from mcp_types.methods import CacheableMethod
 from cld import __version__
 from cld.runtime import Runtime
 from cld.server.access import Access, IdentityOf, RequestContext
+from cld.server.branch_tools import BRANCHES
 from cld.server.completions import Completions
 from cld.server.events_tools import events_tools
 from cld.server.failures import Translate, without_paths
@@ -143,7 +144,7 @@ def bring_own_tools(runtime: Runtime) -> None:
 def _tables(runtime: Runtime, inboxes: Inboxes, registry: Registry) -> tuple[Sequence[Tool], Sequence[Tool]]:
     """The tools offered by default, and the others."""
     core, more = knowledge_tools(runtime)
-    return [*CORE, *core, *WORK], [*MORE, *events_tools(inboxes), *policy_tools(registry), *more]
+    return [*CORE, *core, *WORK], [*MORE, *BRANCHES, *events_tools(inboxes), *policy_tools(registry), *more]
 
 
 def _own_tools(runtime: Runtime, tools: Sequence[Tool]) -> Source:

@@ -80,11 +80,11 @@ class Approve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str = ""
 
 
-def _on_first_call(name: str) -> Handle:
+def on_first_call(name: str, module: str = "cld.server.work_calls") -> Handle:
     """The handler of that name, whose module is loaded when it is called."""
 
     async def handle(call: Call, args: Any) -> Reply:
-        return await getattr(importlib.import_module("cld.server.work_calls"), name)(call, args)
+        return await getattr(importlib.import_module(module), name)(call, args)
 
     return handle
 
@@ -92,7 +92,7 @@ def _on_first_call(name: str) -> Handle:
 WORK: tuple[Tool, ...] = (
     tool_of(
         Plan,
-        _on_first_call("plan"),
+        on_first_call("plan"),
         name="plan",
         title="Plan and do",
         description="Have something done: plans a message into tasks (or takes your tasks), elects assistants, works "
@@ -112,7 +112,7 @@ WORK: tuple[Tool, ...] = (
     ),
     tool_of(
         Get,
-        _on_first_call("task_get"),
+        on_first_call("task_get"),
         name="task_get",
         title="Look at a task",
         description="A task and those below it: states, who works them and why, calls, questions, cost, output.",
@@ -122,7 +122,7 @@ WORK: tuple[Tool, ...] = (
     ),
     tool_of(
         Update,
-        _on_first_call("task_update"),
+        on_first_call("task_update"),
         name="task_update",
         title="Work a task yourself",
         description="Give what came of a task that waits for you, or results of your own tools that it called.",
@@ -132,7 +132,7 @@ WORK: tuple[Tool, ...] = (
     ),
     tool_of(
         Cancel,
-        _on_first_call("task_cancel"),
+        on_first_call("task_cancel"),
         name="task_cancel",
         title="Stop a task",
         description="Stop a task and everything below it, and see that nothing of it runs any more.",
@@ -142,7 +142,7 @@ WORK: tuple[Tool, ...] = (
     ),
     tool_of(
         Approve,
-        _on_first_call("approve"),
+        on_first_call("approve"),
         name="approve",
         title="Answer a question",
         description="A person's answer to a call that waits for approval: approve, reject, or edit its arguments.",

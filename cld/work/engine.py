@@ -130,7 +130,9 @@ class Engine:
         """What follows from a task being new or other than before."""
         self._consider(node)
         if node.is_over:
-            if (running := self._running.get(node.uri)) is not None and node.task.status == "cancelled":
+            running = self._running.get(node.uri)
+            # Once only: a second time would interrupt what it writes down about having been stopped.
+            if running is not None and node.task.status == "cancelled" and not running.cancelling():
                 running.cancel()
             if node.parent is not None:
                 for dependent in node.parent.dependents.get(node.id, ()):
