@@ -1,18 +1,22 @@
 """The keeper: the graph follows the tree, survives being killed and deleted, and no resource stops it."""
 
 import asyncio
+import contextlib
+import random
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
 from graph_world import World, a_world
 
-from cld.index.graph_table import FILE, GraphTable
+from cld.index import BrokenIndex, IndexUnavailable
+from cld.index.check import check_graph
+from cld.index.graph_table import FILE, Entry, GraphTable
 from cld.uri import parse_uri
 
 pytestmark = pytest.mark.anyio
@@ -42,6 +46,14 @@ def kept(world: World) -> dict[str, bytes]:
     table = GraphTable(world.folder, writes=False)
     try:
         return {uri: triples for uri, _, triples in table.triples(list(table.versions()))}
+    finally:
+        table.close()
+
+
+def listed(world: World) -> Sequence[Entry]:
+    table = GraphTable(world.folder, writes=False)
+    try:
+        return table.entries()
     finally:
         table.close()
 
@@ -109,9 +121,86 @@ async def test_a_damaged_file_is_made_anew(world: World, damage: bytes) -> None:
     await world.catch_up()
     await world.graph.aclose()
     (world.folder / FILE).write_bytes(damage)
-    assert (await world.answer(TITLES)).rows == ()
+    if damage:
+        with pytest.raises(BrokenIndex, match=FILE):
+            await world.answer(TITLES)
+    else:
+        assert (await world.answer(TITLES)).incomplete
     await world.catch_up()
     assert await world.rows(TITLES) == [("cld:common.Text.a", "one")]
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_bits_that_flipped_are_an_error_and_never_a_wrong_answer_and_are_made_again(
+    world: World, seed: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    chance = random.Random(seed)
+    for n in range(40):
+        await world.put(f"cld:common.Text.t{n:02}", f"[[Page]] cld:common.Text.t{n + 1:02}", title=f"title {n}")
+    await world.catch_up()
+    rows, before = await world.rows(TITLES), kept(world)
+    await world.graph.aclose()
+    path = world.folder / FILE
+    right = path.read_bytes()
+    told = 0
+    for _ in range(25):
+        wrong = bytearray(right)
+        for _ in range(chance.choice([1, 1, 20])):
+            wrong[chance.randrange(100, len(wrong))] ^= 1 << chance.randrange(8)
+        path.write_bytes(wrong)
+        table = GraphTable(world.folder, writes=False)
+        try:
+            listed = [entry.uri for entry in table.entries()]
+            found = {uri: triples for uri, _, triples in table.triples(listed)}
+            assert found.items() <= before.items(), "what is told is as it was written"
+        except (BrokenIndex, IndexUnavailable):
+            told += 1
+        table.close()
+        mending = GraphTable(world.folder, writes=True)
+        mending.mend()
+        assert kept(world).items() <= before.items()
+        mending.close()
+    assert told > 5
+    path.write_bytes(wrong)
+    await world.catch_up()
+    assert await world.rows(TITLES) == rows and kept(world) == before
+    assert (await check_graph(world.folder, world.guarded(who="service:index"))).good
+
+
+async def test_a_graph_that_is_damaged_costs_the_others_nothing(world: World) -> None:
+    for n in range(20):
+        await world.put(f"cld:common.Text.t{n:02}", title=f"title {n}")
+    await world.catch_up()
+    rows, before = await world.rows(TITLES), kept(world)
+    states = {entry.uri: entry.state for entry in listed(world)}
+    with contextlib.closing(sqlite3.connect(world.folder / FILE)) as connection, connection:
+        connection.execute("UPDATE triples SET data = CAST(x'00' || data AS BLOB) WHERE uri LIKE '%t03'")
+        connection.execute("UPDATE entry SET meta = '{}' WHERE uri LIKE '%t07'")
+        connection.execute("DELETE FROM triples WHERE uri LIKE '%t11'")
+    await world.graph.aclose()  # what was loaded before was right
+    with pytest.raises(BrokenIndex, match="not as it was written"):
+        await world.rows(TITLES)
+    async with world.kept():
+        assert await world.rows(TITLES) == rows and kept(world) == before
+    now = {entry.uri: entry.state for entry in listed(world)}
+    assert {uri[-2:] for uri in now if now[uri] != states[uri]} == {"03", "07", "11"}
+
+
+async def test_only_the_file_removed_under_its_keeper_is_made_anew(world: World) -> None:
+    for n in range(3):
+        await world.put(f"cld:common.Text.t{n}", title=f"title {n}")
+    async with world.kept() as keeper:
+        rows = await world.rows(TITLES)
+        (world.folder / FILE).unlink()
+        await world.put("cld:common.Text.t3", title="title 3")
+
+        async def is_back() -> bool:
+            return keeper.keeping.ready.is_set() and len(await world.rows(TITLES)) == 4
+
+        await until(is_back)
+        assert (await world.rows(TITLES))[:3] == rows
+        (world.folder / FILE).unlink()
+        await until(is_back)  # without any event
 
 
 async def test_a_file_of_another_format_is_made_anew(world: World) -> None:

@@ -16,7 +16,7 @@ from cld.errors import CldError
 from cld.events.choose import open_bus
 from cld.guard import GuardedSubscription
 from cld.guard.events import hear
-from cld.index import keeping
+from cld.index import BrokenIndex, keeping
 from cld.index.keeping import BATCH, Keeping, beside, follow, reconcile
 from cld.index.lock import held
 from cld.uri import URI
@@ -86,11 +86,9 @@ async def test_whatever_fails_is_begun_again_later_each_time_and_the_cause_is_to
             enough.set()
             await forever()
         one.ready.set()
-        raise [OSError("the disk is full"), CldError("not now"), KeyError("a bug"), ValueError("of the engine")][
-            tries - 1
-        ]
+        raise [OSError("the disk is full"), CldError("not now"), KeyError("a bug"), BrokenIndex("of no use")][tries - 1]
 
-    one = kept(tmp_path, fails, expected=lambda: (ValueError,))
+    one = kept(tmp_path, fails)
     async with asyncio.timeout(SECONDS), running(one):
         await enough.wait()
         assert one.holds.is_set() and not one.ready.is_set(), "what was ready before the failure is not now"
@@ -99,7 +97,7 @@ async def test_whatever_fails_is_begun_again_later_each_time_and_the_cause_is_to
         ("test: the disk is full; beginning again in 0.1 s", False),
         ("test: not now; beginning again in 0.2 s", False),
         ("test: 'a bug'; beginning again in 0.4 s", True),
-        ("test: of the engine; beginning again in 0.4 s", False),
+        ("test: of no use; beginning again in 0.4 s", False),
     ]
 
 
@@ -125,7 +123,7 @@ async def test_what_went_well_for_long_is_begun_again_soon(
     assert caplog.messages[-1] == "test: number 4; beginning again in 0.01 s"
 
 
-@pytest.mark.parametrize("removed", ["folder", "lock", "files"])
+@pytest.mark.parametrize("removed", ["folder", "lock", "files", "none, but somebody cannot read it"])
 async def test_an_index_that_was_removed_is_begun_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, removed: str
 ) -> None:
@@ -138,15 +136,18 @@ async def test_an_index_that_was_removed_is_begun_anew(
         await forever()
 
     folder = tmp_path / "index"
-    async with asyncio.timeout(SECONDS), running(kept(folder, work, intact=lambda: intact)):
+    one = kept(folder, work, intact=lambda: intact)
+    async with asyncio.timeout(SECONDS), running(one):
         await begun.get()
         match removed:
             case "folder":
                 shutil.rmtree(folder)
             case "lock":
                 (folder / "lock").unlink()
-            case _:
+            case "files":
                 intact = False
+            case _:
+                one.doubt()
         await begun.get()
         intact = True
         with held(folder) as descriptor:

@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 from index_world import SECONDS, World, a_world, until
 
-from cld.index import Embedder, EmbeddingFailed, Model
+from cld.index import BrokenIndex, Embedder, EmbeddingFailed, Model
 from cld.index.arrays import Floats
 from cld.index.embedding import choose_embedder
-from cld.index.segment import BrokenIndex
 from cld.index.table import current_of, digest_of, read_manifest
 
 pytestmark = pytest.mark.anyio
@@ -239,6 +238,19 @@ async def test_an_index_that_was_damaged_is_made_anew(world: World, harm: str) -
         async with again.maintained():
             assert await again.search.query(again.mine, "tells of zebra number17", limit=50) == before
             assert (await again.check()).good
+
+
+async def test_what_is_not_of_an_index_does_not_keep_it_from_being_opened(world: World) -> None:
+    await fill(world, 5)
+    async with world.maintained():
+        pass
+    folder = world.folder / current_of(world.folder)
+    (folder / "a folder").mkdir()
+    (folder / "a folder" / "a file").write_text("not of the index")
+    (folder / "left").write_text("by a maintainer that died")
+    async with world.maintained():
+        assert (await world.check()).good
+    assert (folder / "a folder" / "a file").exists() and not (folder / "left").exists()
 
 
 async def test_the_check_sees_a_single_changed_byte(world: World) -> None:

@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cld.index import Model
+from cld.index import BrokenIndex, Model
 from cld.index.passages import passages_of
 from cld.index.scoring import Question, question_of, score
 from cld.index.segment import (
     SCALE,
-    BrokenIndex,
     Entry,
     Segment,
     merge_segments,

@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from cld.index import BrokenIndex
 from cld.index import writer as writing
-from cld.index.segment import BrokenIndex, merge_segments
+from cld.index.segment import merge_segments
 from cld.index.table import Table, View, read_manifest
 from cld.index.wordllama import WordLlama
 from cld.index.words import hash_of

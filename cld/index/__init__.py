@@ -41,6 +41,18 @@ class EmbeddingFailed(CldError):
     code = "embedding_failed"
 
 
+class BrokenIndex(CldError):
+    """A file of an index that is not as it was written; who keeps the index makes it anew."""
+
+    code = "broken_index"
+
+
+class IndexUnavailable(CldError):
+    """A file of an index cannot be read or written now: the disk is full or fails, or another is at it for long."""
+
+    code = "index_unavailable"
+
+
 class Model(msgspec.Struct, frozen=True):
     """Which embedding: `wordllama`, or any name litellm knows, as in `ollama/nomic-embed-text`.
 

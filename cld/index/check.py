@@ -13,14 +13,13 @@ import msgspec
 from cld.errors import InvalidResource
 from cld.events.pace import to_thread
 from cld.guard import Entry, GuardedStore
-from cld.index.database import database_errors
+from cld.index import BrokenIndex, IndexUnavailable
 from cld.index.election_history import TASK
 from cld.index.election_table import ElectionTable
 from cld.index.graph_keeper import graph_version
 from cld.index.graph_table import GraphTable
 from cld.index.graph_writer import version_of_invalid
 from cld.index.keeping import entries, valid_version
-from cld.index.segment import BrokenIndex
 from cld.index.table import CURRENT, MANIFEST, Table, current_of, read_manifest
 from cld.uri import URI
 
@@ -107,7 +106,7 @@ async def _check_table(
         if not await to_thread(table.is_complete):
             return Checked(absent=True)
         return await _compare(kept, store, grace_seconds)
-    except database_errors() as error:
+    except (BrokenIndex, IndexUnavailable) as error:
         return Checked(broken=str(error))
 
 

@@ -6,19 +6,21 @@ guarded store: what its principal may not read teaches nobody anything.
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from cld.events.pace import to_thread
 from cld.guard import GuardedStore, GuardedSubscription
-from cld.index.database import database_errors
 from cld.index.election_history import TASK, completed
 from cld.index.election_table import ElectionTable, Row
 from cld.index.keeping import RECONCILE_SECONDS, Apply, Hear, Keeping, beside, follow, reconcile
 from cld.index.lock import held
 from cld.store import Stored
 from cld.uri import URI, type_of
+
+log = logging.getLogger(__name__)
 
 
 class ElectionKeeper:
@@ -31,7 +33,8 @@ class ElectionKeeper:
         self._store = store
         self._reconcile_seconds = reconcile_seconds
         self._turn = asyncio.Lock()
-        self.keeping = Keeping("elections", folder, hear, self._keep, expected=database_errors)
+        self._table: ElectionTable | None = None
+        self.keeping = Keeping("elections", folder, hear, self._keep, intact=self._is_there)
         """To be run as a task."""
 
     async def _keep(self, subscription: GuardedSubscription) -> None:
@@ -40,7 +43,14 @@ class ElectionKeeper:
             async def changed(versions: Mapping[URI, str | None]) -> None:
                 await self._apply(table, [uri for uri in versions if type_of(uri) == TASK])
 
-            await beside(follow(subscription, changed), self._reconcile_on(table))
+            self._table = table
+            try:
+                await beside(follow(subscription, changed), self._reconcile_on(table))
+            finally:
+                self._table = None
+
+    def _is_there(self) -> bool:
+        return self._table is None or self._table.is_there()
 
     async def _reconcile_on(self, table: ElectionTable) -> None:
         while True:
@@ -65,6 +75,8 @@ async def catch_up(folder: Path, store: GuardedStore) -> bool:
 
 
 async def _make_true(table: ElectionTable, store: GuardedStore, apply: Apply) -> None:
+    if damage := await to_thread(table.mend):
+        log.warning("elections: %s; it is made again", damage)
     await reconcile(store, await to_thread(table.versions), apply, type=TASK)
     await to_thread(table.finish)
 

@@ -1,25 +1,30 @@
 """Who completed what, as it is kept: a row for each task, in an order that is as good as drawn by lot.
 
 Says which tasks there are and not what is in them: that is read from the tree, through the guard of whoever
-asks. Calls block; make them in threads. Knows no principals.
+asks. Each row has a checksum. Calls block; make them in threads. Knows no principals.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from cld.index.database import Database
+from cld.index.database import Database, checksum
 from cld.uri import URI, namespace_of
 
+if TYPE_CHECKING:
+    import sqlite3
+
 FILE = "elections.sqlite3"
-FORMAT = 1
+FORMAT = 2
 """Counts up whenever what is taken from a task changes; a file of another one is made anew."""
 
 _SCHEMA = """
 CREATE TABLE task (
-    uri TEXT PRIMARY KEY, version TEXT NOT NULL, candidate TEXT, namespace TEXT NOT NULL, digest INTEGER NOT NULL
+    uri TEXT PRIMARY KEY, version TEXT NOT NULL, candidate TEXT, namespace TEXT NOT NULL, digest INTEGER NOT NULL,
+    checksum INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX completed ON task (candidate, digest, uri, namespace) WHERE candidate IS NOT NULL;
 """
@@ -44,7 +49,7 @@ class ElectionTable:
     """The file in `folder`; one process writes, any reads. What is there of no use is made anew by the writer."""
 
     def __init__(self, folder: Path, *, writes: bool) -> None:
-        self._database = Database(folder / FILE, _SCHEMA, FORMAT, writes=writes)
+        self._database = Database(folder / FILE, _SCHEMA, FORMAT, _unlike, writes=writes)
 
     def versions(self) -> Mapping[URI, str]:
         """The version that is known of each task."""
@@ -63,8 +68,12 @@ class ElectionTable:
         with self._database.writing() as connection:
             connection.executemany("DELETE FROM task WHERE uri = ?", [(uri,) for uri in deletes])
             connection.executemany(
-                "INSERT OR REPLACE INTO task VALUES (?, ?, ?, ?, ?)",
-                [(row.uri, row.version, row.candidate, namespace_of(row.uri), digest_of(row.uri)) for row in puts],
+                "INSERT OR REPLACE INTO task VALUES (?, ?, ?, ?, ?, ?)",
+                [
+                    (*values, checksum(*values))
+                    for row in puts
+                    for values in [(row.uri, row.version, row.candidate, namespace_of(row.uri), digest_of(row.uri))]
+                ],
             )
 
     def completed(
@@ -92,11 +101,26 @@ class ElectionTable:
         return self._database.is_complete()
 
     def damage(self) -> str:
-        """What is wrong with the file; empty for nothing."""
+        """What is wrong with the file; empty for nothing. Reads all of it."""
         return self._database.damage()
+
+    def mend(self) -> str:
+        """As `Database.mend`."""
+        return self._database.mend(lambda unlike: self.apply((), [URI(uri) for uri in unlike]))
+
+    def is_there(self) -> bool:
+        """Whether what is written is still what others would read."""
+        return self._database.is_there()
 
     def close(self) -> None:
         self._database.close()
+
+
+def _unlike(connection: "sqlite3.Connection") -> Iterator[str]:
+    """Whose rows are not as they were written."""
+    for *row, mark in connection.execute("SELECT * FROM task"):
+        if checksum(*row) != mark:
+            yield row[0]
 
 
 def digest_of(uri: URI) -> int:

@@ -7,17 +7,19 @@ for the other, and either is made anew without the other.
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from cld.errors import InvalidResource
 from cld.guard import Entry, GuardedStore, GuardedSubscription
-from cld.index.database import database_errors
 from cld.index.graph_writer import Broken, GraphWriter, Put, version_of_invalid
 from cld.index.keeping import RECONCILE_SECONDS, Apply, Hear, Keeping, beside, follow, reconcile
 from cld.index.lock import held
 from cld.uri import URI
+
+log = logging.getLogger(__name__)
 
 
 class GraphKeeper:
@@ -33,7 +35,8 @@ class GraphKeeper:
         self._store = store
         self._reconcile_seconds = reconcile_seconds
         self._turn = asyncio.Lock()
-        self.keeping = Keeping("graph", folder, hear, self._keep, expected=database_errors)
+        self._writer: GraphWriter | None = None
+        self.keeping = Keeping("graph", folder, hear, self._keep, intact=self._is_there)
         """To be run as a task."""
 
     async def _keep(self, subscription: GuardedSubscription) -> None:
@@ -42,7 +45,14 @@ class GraphKeeper:
             async def changed(versions: Mapping[URI, str | None]) -> None:
                 await self._apply(writer, list(versions))
 
-            await beside(follow(subscription, changed), self._reconcile_on(writer))
+            self._writer = writer
+            try:
+                await beside(follow(subscription, changed), self._reconcile_on(writer))
+            finally:
+                self._writer = None
+
+    def _is_there(self) -> bool:
+        return self._writer is None or self._writer.is_there()
 
     async def _reconcile_on(self, writer: GraphWriter) -> None:
         while True:
@@ -72,6 +82,8 @@ async def catch_up(folder: Path, store: GuardedStore) -> bool:
 
 
 async def _make_true(writer: GraphWriter, store: GuardedStore, apply: Apply) -> None:
+    if damage := await writer.mend():
+        log.warning("graph: %s; it is made again", damage)
     await reconcile(store, await writer.versions(), apply, version=graph_version)
     await writer.finish()
 

@@ -74,6 +74,14 @@ class GraphWriter:
             await to_thread(lambda: self._table.apply(rows, deletes))
             self._rest(IDLE_SECONDS)
 
+    async def mend(self) -> str:
+        """Take out what is not as it was written, so that it is made again; what that was, if anything."""
+        return await to_thread(self._table.mend)
+
+    def is_there(self) -> bool:
+        """Whether what is written is still what others would read."""
+        return self._table.is_there()
+
     async def finish(self) -> None:
         """Say that all of the tree has been applied once."""
         await to_thread(self._table.finish)

@@ -6,6 +6,7 @@ holds the lock. The tree is seen through a guarded store, so what its principal 
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -40,15 +41,15 @@ Apply = Callable[[Sequence[URI]], Awaitable[None]]
 
 
 class LostIndex(CldError):
-    """The folder of an index was removed, or its lock is another's: begin again."""
+    """The files of an index were removed or cannot be read, or its lock is another's: begin again."""
 
 
 class Keeping:
     """Does `work` while no other process keeps the index in `folder`: `run` it as a task.
 
     `work` gets a subscription and follows it until it is closed; it sets `ready` once the index has all of the
-    tree. `intact` says whether the files are still there. Failures of the kinds that `expected` gives are told
-    in a line, others with their place in the program.
+    tree. `intact` says whether the files are still there. Failures of the disk and those that cld reports on purpose
+    are told in a line, others with their place in the program.
     """
 
     def __init__(
@@ -59,14 +60,13 @@ class Keeping:
         work: Callable[[GuardedSubscription], Awaitable[None]],
         *,
         intact: Callable[[], bool] = lambda: True,
-        expected: Callable[[], tuple[type[Exception], ...]] = lambda: (),
     ) -> None:
         self._name = name
         self._folder = folder
         self._hear = hear
         self._work = work
         self._intact = intact
-        self._expected = expected
+        self._doubted = asyncio.Event()
         self.tried = asyncio.Event()
         """Set once it is known whether another process keeps the index."""
         self.is_elsewhere = False
@@ -93,7 +93,7 @@ class Keeping:
                 if time.monotonic() - begun > longest:
                     wait = RETRY_SECONDS[0]
                 cause = _first(error)
-                expected = isinstance(cause, (OSError, CldError, *self._expected()))
+                expected = isinstance(cause, (OSError, CldError))
                 log.warning(
                     "%s: %s; beginning again in %g s", self._name, cause, wait, exc_info=None if expected else error
                 )
@@ -102,6 +102,11 @@ class Keeping:
                 self.ready.clear()
             await asyncio.sleep(wait)
             wait = min(2 * wait, longest)
+
+    def doubt(self) -> None:
+        """Begin again soon, if it is kept here: somebody could not read what is kept."""
+        if self.holds.is_set():
+            self._doubted.set()
 
     @asynccontextmanager
     async def _lock(self) -> AsyncGenerator[int]:
@@ -118,10 +123,14 @@ class Keeping:
             await asyncio.sleep(TAKE_OVER_SECONDS)
 
     async def _watch(self, descriptor: int) -> None:
+        self._doubted.clear()
         while True:
-            await asyncio.sleep(1)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await self._doubted.wait()
+                raise LostIndex(f"what is in {self._folder} cannot be read")
             if not is_still_there(self._folder, descriptor) or not self._intact():
-                raise LostIndex(f"{self._folder} was removed")
+                raise LostIndex(f"{self._folder} was removed, or files in it")
 
 
 async def beside(work: Awaitable[None], *endless: Coroutine[Any, Any, None]) -> None:

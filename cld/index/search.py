@@ -14,13 +14,13 @@ import msgspec
 from cld.errors import CldError, InvalidArgument, InvalidResource, ResourceNotFound
 from cld.events.pace import to_thread
 from cld.guard import GuardedStore
-from cld.index import Embedder, EmbeddingFailed, Hit, Mode, Model, Signal, Why
+from cld.index import BrokenIndex, Embedder, EmbeddingFailed, Hit, Mode, Model, Signal, Why
 from cld.index.arrays import Floats, Mask, Positions, Scores, np
 from cld.index.embedding import choose_embedder
 from cld.index.passages import Passage, passages_of
 from cld.index.quotes import Quote, quote_of
 from cld.index.scoring import Question, Scored, question_of, score
-from cld.index.segment import BrokenIndex, Segment, quantise
+from cld.index.segment import Segment, quantise
 from cld.index.table import Table, View, current_of
 from cld.index.wordllama import require_package
 from cld.store import Stored

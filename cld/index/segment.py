@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import msgspec
 
-from cld.errors import CldError
+from cld.index import BrokenIndex
 from cld.index.arrays import Floats, Hashes, Mask, Numbers, Shorts, np
 from cld.index.passages import Passage
 from cld.index.words import BODY, NAME, TITLE, hash_of, words_of
@@ -33,12 +33,6 @@ POSITION_BITS = 12
 PLACE = (1 << POSITION_BITS) - 1
 _MAGIC = b"cldindex"
 _ALIGN = 64
-
-
-class BrokenIndex(CldError):
-    """A file of the index that is not as it was written; the index is to be made anew."""
-
-    code = "broken_index"
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -242,8 +236,8 @@ def _write(
         return file.tell()
 
 
-def open_segment(folder: Path, name: str, *, thorough: bool = True) -> Segment:
-    """The segment; with `thorough` all its bytes are compared with their checksum, which takes 50 ms for 100 MB.
+def open_segment(folder: Path, name: str) -> Segment:
+    """The segment, once all its bytes were compared with their checksum, which takes 50 ms for 100 MB.
 
     Raises:
         BrokenIndex: it is not there, or not as it was written.
@@ -263,12 +257,11 @@ def open_segment(folder: Path, name: str, *, thorough: bool = True) -> Segment:
             key: np.ndarray(each.shape, np.dtype(each.kind), data, first + each.offset)
             for key, each in header.arrays.items()
         }
-        if thorough:
-            checksum = 0
-            for array in arrays.values():
-                checksum = zlib.crc32(_bytes_of(array), checksum)
-            if checksum != header.checksum:
-                raise BrokenIndex(f"{name} is not as it was written")
+        checksum = 0
+        for array in arrays.values():
+            checksum = zlib.crc32(_bytes_of(array), checksum)
+        if checksum != header.checksum:
+            raise BrokenIndex(f"{name} is not as it was written")
         return Segment(name, arrays, _lines(arrays["uris"]), _lines(arrays["removed"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BrokenIndex(f"{name} cannot be read: {error}") from error

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import msgspec
 
-from cld.index import Model
+from cld.index import BrokenIndex, Model
 from cld.index.arrays import Mask, np
-from cld.index.segment import BrokenIndex, Segment, open_segment
+from cld.index.segment import Segment, open_segment
 from cld.uri import URI
 
 FORMAT = 2

@@ -8,10 +8,10 @@ from pathlib import Path
 import msgspec
 
 from cld.events.pace import to_thread
-from cld.index import Embedder, EmbeddingFailed, Model
+from cld.index import BrokenIndex, Embedder, EmbeddingFailed, Model
 from cld.index.arrays import Hashes, Mask, Numbers, np
 from cld.index.passages import passages_of
-from cld.index.segment import MAX_ROWS, BrokenIndex, Entry, Segment, merge_segments, quantise, words_in, write_segment
+from cld.index.segment import MAX_ROWS, Entry, Segment, merge_segments, quantise, words_in, write_segment
 from cld.index.table import MANIFEST, Manifest, Table, View, write_manifest
 from cld.resource import Resource, new_id
 from cld.uri import URI
@@ -173,7 +173,8 @@ class Writer:
         """Remove segments that no manifest names: left by a maintainer that died in between."""
         known = {MANIFEST, *self._manifest.segments}
         for path in self.folder.iterdir():
-            if path.name not in known:
+            # A folder is not ours.
+            if path.name not in known and (path.is_symlink() or not path.is_dir()):
                 path.unlink(missing_ok=True)
 
 
