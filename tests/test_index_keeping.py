@@ -17,7 +17,7 @@ from cld.events.choose import open_bus
 from cld.guard import GuardedSubscription
 from cld.guard.events import hear
 from cld.index import BrokenIndex, keeping
-from cld.index.keeping import BATCH, Keeping, beside, follow, reconcile
+from cld.index.keeping import BATCH, PORTION_BYTES, READ, Keeping, beside, follow, read, reconcile
 from cld.index.lock import held
 from cld.uri import URI
 
@@ -197,6 +197,26 @@ async def test_changes_are_told_in_batches_with_versions(world: World) -> None:
     assert max(map(len, told)) <= BATCH and len(told) < 100, "not one by one"
     last = {uri: version for some in told for uri, version in some.items()}
     assert last == {**versions, "cld:common.Text.t7": None}
+
+
+async def test_large_resources_are_read_a_few_at_a_time_and_small_ones_together(world: World) -> None:
+    large = [URI(f"cld:common.Text.large{number:02}") for number in range(40)]
+    small = [URI(f"cld:common.Text.small{number:03}") for number in range(200)]
+    for uri in large:
+        await world.put(uri, "x" * 1_000_000)
+    for uri in small:
+        await world.put(uri, "x")
+    gone = URI("cld:common.Text.gone")
+    asked = [*small, gone, *large]
+    portions = [portion async for portion in read(world.mine, asked)]
+    assert [uri for portion in portions for uri, _ in portion] == asked
+    assert [found.resource.uri for found in (one for portion in portions for _, one in portion) if found] == [
+        *small,
+        *large,
+    ]
+    sizes = [sum(uri in large for uri, _ in portion) for portion in portions]
+    assert max(sizes) <= PORTION_BYTES // 1_000_000 + READ, "what is held at a time is bounded by bytes"
+    assert len(portions[0]) >= len(small), "one by one would cost a file each"
 
 
 async def test_a_comparison_applies_every_difference_and_nothing_else(world: World) -> None:

@@ -15,7 +15,7 @@ from cld.events.pace import to_thread
 from cld.guard import GuardedStore, GuardedSubscription
 from cld.index.election_history import TASK, completed
 from cld.index.election_table import ElectionTable, Row
-from cld.index.keeping import RECONCILE_SECONDS, Apply, Hear, Keeping, beside, follow, reconcile
+from cld.index.keeping import RECONCILE_SECONDS, Apply, Hear, Keeping, beside, follow, read, reconcile
 from cld.index.lock import held
 from cld.store import Stored
 from cld.uri import URI, type_of
@@ -85,11 +85,12 @@ async def _apply(table: ElectionTable, store: GuardedStore, uris: Sequence[URI])
     """Have the table say of the tasks `uris` what the tree says now."""
     puts: list[Row] = []
     gone: list[URI] = []
-    for uri, found in zip(uris, await store.get_each(uris), strict=True):
-        if isinstance(found, Stored):
-            done = completed(found.resource)
-            puts.append(Row(uri, found.version, None if done is None else done[0]))
-        else:
-            gone.append(uri)
+    async for portion in read(store, uris):
+        for uri, found in portion:
+            if isinstance(found, Stored):
+                done = completed(found.resource)
+                puts.append(Row(uri, found.version, None if done is None else done[0]))
+            else:
+                gone.append(uri)
     if puts or gone:
         await to_thread(lambda: table.apply(puts, gone))

@@ -15,7 +15,7 @@ from pathlib import Path
 from cld.errors import InvalidResource
 from cld.guard import Entry, GuardedStore, GuardedSubscription
 from cld.index.graph_writer import Broken, GraphWriter, Put, version_of_invalid
-from cld.index.keeping import RECONCILE_SECONDS, Apply, Hear, Keeping, beside, follow, reconcile
+from cld.index.keeping import RECONCILE_SECONDS, Apply, Hear, Keeping, beside, follow, read, reconcile
 from cld.index.lock import held
 from cld.uri import URI
 
@@ -90,14 +90,15 @@ async def _make_true(writer: GraphWriter, store: GuardedStore, apply: Apply) -> 
 
 async def _apply(writer: GraphWriter, store: GuardedStore, uris: Sequence[URI]) -> None:
     """Have the graphs of `uris` say what the tree says now."""
-    puts: list[Put] = []
-    gone: list[URI] = []
-    for uri, found in zip(uris, await store.get_each(uris), strict=True):
-        if isinstance(found, InvalidResource):
-            puts.append(Broken(uri, found))
-        elif found is None:
-            gone.append(uri)
-        elif await writer.version_of(uri) != found.version:
-            puts.append(found)
-    if puts or gone:
-        await writer.apply(puts, gone)
+    async for portion in read(store, uris):
+        puts: list[Put] = []
+        gone: list[URI] = []
+        for uri, found in portion:
+            if isinstance(found, InvalidResource):
+                puts.append(Broken(uri, found))
+            elif found is None:
+                gone.append(uri)
+            elif await writer.version_of(uri) != found.version:
+                puts.append(found)
+        if puts or gone:
+            await writer.apply(puts, gone)

@@ -14,16 +14,24 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from cld.errors import CldError
+import msgspec
+
+from cld.errors import CldError, InvalidResource
 from cld.guard import Entry, GuardedStore, GuardedSubscription
 from cld.index.lock import held, is_still_there
-from cld.store import MAX_LIMIT
+from cld.store import MAX_LIMIT, Stored
 from cld.uri import MAX_DEPTH, ROOT, URI
 
 log = logging.getLogger(__name__)
 
 BATCH = 256
 """Resources read and written at a time; what was put meanwhile waits no longer than that takes."""
+
+READ = 16
+"""Resources read at once, of whatever size each is."""
+
+PORTION_BYTES = 8 * 1024 * 1024
+"""So much of resources, as JSON, is held and written at a time, and at most `READ` resources more."""
 
 TAKE_OVER_SECONDS = 0.5
 RECONCILE_SECONDS = 900.0
@@ -120,7 +128,13 @@ class Keeping:
                 if descriptor is not None:
                     yield descriptor
                     return
-            await asyncio.sleep(TAKE_OVER_SECONDS)
+            await asyncio.sleep(READ = 16
+"""Resources read at once, of whatever size each is."""
+
+PORTION_BYTES = 8 * 1024 * 1024
+"""So much of resources, as JSON, is held and written at a time, and at most `READ` resources more."""
+
+TAKE_OVER_SECONDS)
 
     async def _watch(self, descriptor: int) -> None:
         self._doubted.clear()
@@ -148,6 +162,24 @@ async def follow(
     """Have `apply` told of what changed, with the version of each (None for what is gone), until it is closed."""
     while events := await subscription.batch(BATCH):
         await apply({event.uri: event.version for event in events})
+
+
+async def read(
+    store: GuardedStore, uris: Sequence[URI]
+) -> AsyncGenerator[Sequence[tuple[URI, Stored | InvalidResource | None]]]:
+    """What the tree has of `uris` now, in their order: as many at a time as fit into a portion."""
+    portion: list[tuple[URI, Stored | InvalidResource | None]] = []
+    size = 0
+    for first in range(0, len(uris), READ):
+        some = uris[first : first + READ]
+        found = await store.get_each(some)
+        size += sum(len(msgspec.json.encode(one.resource)) for one in found if isinstance(one, Stored))
+        portion += zip(some, found, strict=True)
+        if size > PORTION_BYTES:
+            yield portion
+            portion, size = [], 0
+    if portion:
+        yield portion
 
 
 def valid_version(entry: Entry) -> str | None:

@@ -15,7 +15,7 @@ from cld.events.pace import to_thread
 from cld.guard import GuardedStore, GuardedSubscription
 from cld.index import Embedder, EmbeddingFailed, Model, keeping
 from cld.index.embedding import choose_embedder
-from cld.index.keeping import RECONCILE_SECONDS, Hear, Keeping, beside, follow, reconcile
+from cld.index.keeping import RECONCILE_SECONDS, Hear, Keeping, beside, follow, read, reconcile
 from cld.index.lock import held
 from cld.index.table import MANIFEST, current_of, digest_of, is_digest, read_manifest, remove_index, set_current
 from cld.index.writer import Writer
@@ -117,24 +117,23 @@ class Maintainer:
             return
         # Reading belongs to the turn: else what was read first could be written last.
         async with self._turn:
-            there: list[tuple[URI, str, Resource]] = []
-            gone: list[URI] = []
-            for uri, found in zip(uris, await self._store.get_each(uris), strict=True):
-                if isinstance(found, Stored):
-                    there.append((uri, found.version, found.resource))
-                else:
-                    gone.append(uri)
-            for writer in self._writers():
-                fresh = [each for each in there if writer.table.version_of(each[0]) != each[1]]
-                try:
-                    await writer.append(fresh, gone)
-                except EmbeddingFailed as error:
-                    if writer is not self._building:
-                        raise
-                    # The old index must go on; the new one is begun again with the next reconcile.
-                    log.warning("index: not embedding with %s for now: %s", writer.model.name, error)
-                    self._building = None
+            async for portion in read(self._store, uris):
+                there = [(uri, found.version, found.resource) for uri, found in portion if isinstance(found, Stored)]
+                gone = [uri for uri, found in portion if not isinstance(found, Stored)]
+                await self._write(there, gone)
         self._to_merge.set()
+
+    async def _write(self, there: Sequence[tuple[URI, str, Resource]], gone: Sequence[URI]) -> None:
+        for writer in self._writers():
+            fresh = [each for each in there if writer.table.version_of(each[0]) != each[1]]
+            try:
+                await writer.append(fresh, gone)
+            except EmbeddingFailed as error:
+                if writer is not self._building:
+                    raise
+                # The old index must go on; the new one is begun again with the next reconcile.
+                log.warning("index: not embedding with %s for now: %s", writer.model.name, error)
+                self._building = None
 
     async def _reconcile_on(self) -> None:
         wait, longest = keeping.RETRY_SECONDS

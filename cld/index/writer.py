@@ -22,7 +22,9 @@ FAN_IN = 6
 """So many segments of like size are merged into one."""
 
 PORTION_BYTES = 8 * 1024 * 1024
-"""So much of resources, as JSON, is embedded and written at a time; a larger one by itself."""
+"""So much of resources, as JSON, is embedded and written at a time; a larger one by itself.
+
+However many its caller gives: of those that are read together (`cld.index.keeping.read`) some may be large."""
 
 _SMALLEST = 64
 _UNRELATED = (
