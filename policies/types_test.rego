@@ -12,7 +12,7 @@ decide(id, members, uri, action) := decision if {
 		with data.members as members
 		with data.grants as grants
 		with data.owners_only as owners_only
-		with data.persons_only as {"plan.Approval": true}
+		with data.persons_only as {"plan.*": true, "plan.Proposal": false, "tool.Call": true}
 }
 
 test_only_owners_change_what_the_system_is_made_of if {
@@ -47,6 +47,18 @@ test_only_persons_write_approvals if {
 	decision := decide("assistant:writer", {}, "cld:plan.Approval.a", "write")
 	not decision.allow
 	decision.reasons == {"an assistant may not write plan.Approval; a person has to"}
+}
+
+test_an_assistant_does_not_write_what_work_writes_down_of_itself if {
+	every below in ["plan.Task.t", "plan.Turn.t0000", "plan.Ledger.budget", "plan.Approval.a", "tool.Call.c"] {
+		uri := concat("/", ["cld:plan.Task.r", below])
+		every action in ["write", "delete"] {
+			not decide("assistant:writer", {"assistant:writer": ["owner"]}, uri, action).allow
+			decide("user:bob", {}, uri, action).allow
+		}
+		decide("assistant:writer", {}, uri, "read").allow
+	}
+	decide("assistant:writer", {}, "cld:plan.Proposal.p", "write").allow
 }
 
 test_the_reason_names_who_may if {

@@ -86,11 +86,21 @@ def test_a_stranger_may_nothing_but_call_the_tools_that_decide_again(shipped: Re
 
 def test_an_assistant_is_narrower_than_the_person_it_acts_for(shipped: RegoPolicy) -> None:
     assert all(may(shipped, WRITER, action, NOTE) for action in ("read", "list", "subscribe", "write", "call"))
-    assert may(shipped, WRITER, "write", parse_uri("cld:plan.Task.t/tool.Call.c"))
+    assert may(shipped, WRITER, "write", parse_uri("cld:plan.Proposal.p"), arguments={"content": {"confidence": 0.9}})
     assert not may(shipped, WRITER, "delete", NOTE)
     for name in ("tool.Tool.x", "common.Assistant.x", "common.Schema.x", "cld.Namespace.x", "plan.Approval.x"):
         assert not may(shipped, WRITER, "write", parse_uri(f"cld:{name}")), name
     assert not may(shipped, WRITER, "call", parse_uri("cld:tool.Tool.approve"))
+
+
+def test_an_assistant_does_not_write_what_work_writes_down_of_itself(shipped: RegoPolicy) -> None:
+    for below in ("plan.Task.t", "plan.Turn.t0000", "plan.Ledger.budget", "plan.Approval.a", "tool.Call.c"):
+        for place in ("cld:plan.Task.r", "cld:cld.Namespace.docs/plan.Task.r"):
+            uri = parse_uri(f"{place}/{below}")
+            for action in ("write", "delete"):
+                assert not may(shipped, WRITER, action, uri), (action, uri)
+                assert may(shipped, LOCAL, action, uri), (action, uri)
+            assert may(shipped, WRITER, "read", uri)
 
 
 def test_an_assistant_on_its_own_may_nothing(shipped: RegoPolicy) -> None:
@@ -205,7 +215,7 @@ datas = st.fixed_dictionaries(
         "grants": grants,
         "denies": denies,
         "owners_only": st.just({"tool.*": True, "tool.Call": False, "cld.Namespace": True}),
-        "persons_only": st.just({"plan.Approval": True}),
+        "persons_only": st.just({"plan.*": True, "plan.Proposal": False}),
         "namespaces": st.dictionaries(
             st.sampled_from(["docs", "sales"]), st.fixed_dictionaries({"tools": st.just(["resource_get"])}), max_size=2
         ),
