@@ -128,13 +128,7 @@ class Keeping:
                 if descriptor is not None:
                     yield descriptor
                     return
-            await asyncio.sleep(READ = 16
-"""Resources read at once, of whatever size each is."""
-
-PORTION_BYTES = 8 * 1024 * 1024
-"""So much of resources, as JSON, is held and written at a time, and at most `READ` resources more."""
-
-TAKE_OVER_SECONDS)
+            await asyncio.sleep(TAKE_OVER_SECONDS)
 
     async def _watch(self, descriptor: int) -> None:
         self._doubted.clear()
