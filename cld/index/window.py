@@ -21,7 +21,7 @@ from cld.events.pace import Pace
 from cld.guard import GuardedStore
 from cld.index import Hit
 from cld.index.window_texts import MAX_CHARACTERS, Said, Slice, Text, fitting, text_of, tokens_of_name
-from cld.store import MAX_LIMIT
+from cld.store import MAX_LIMIT, Stored
 from cld.uri import ROOT, URI, is_within, parent_of, parents_of, sort_key, type_of
 
 DEFAULT_BUDGET = 4000
@@ -83,10 +83,18 @@ class Find(Protocol):
     async def __call__(self, store: GuardedStore, query: str, /, *, limit: int) -> tuple[Hit, ...]: ...
 
 
-async def window(store: GuardedStore, find: Find | None, uri: URI, budget: int = DEFAULT_BUDGET) -> Window:
+async def window(
+    store: GuardedStore,
+    find: Find | None,
+    uri: URI,
+    budget: int = DEFAULT_BUDGET,
+    *,
+    beside: Sequence[URI] | None = None,
+) -> Window:
     """The context for working on `uri`, of at most `budget` tokens.
 
-    Without `find` nothing similar is looked for. The same tree, index, caller and budget give the same bytes.
+    Without `find` nothing similar is looked for. `beside` are the siblings that have to do with it, the nearest
+    first, where that is known. The same tree, index, caller and budget give the same bytes.
 
     Raises:
         InvalidArgument: `budget` is not `MIN_BUDGET` to `MAX_BUDGET`.
@@ -95,14 +103,19 @@ async def window(store: GuardedStore, find: Find | None, uri: URI, budget: int =
     """
     if not MIN_BUDGET <= budget <= MAX_BUDGET:
         raise InvalidArgument(f"budget is {budget}; give {MIN_BUDGET} to {MAX_BUDGET} tokens", field="budget")
-    own = await store.get(uri)
+    # The nearest says most about the work; shown they are from the top down.
+    above = parents_of(uri)[:0:-1]
+    own, *ancestors = await store.get_each((uri, *above))
+    if own is None:
+        raise ResourceNotFound(uri)
+    if isinstance(own, InvalidResource):
+        raise own
     filling = _Filling(budget)
     if filling.has_room("self", uri):
         filling.take("self", uri, own.version, text_of(own.resource))
-    # The nearest says most about the work; shown they are from the top down.
-    for ancestor in reversed(parents_of(uri)[1:]):
-        await _take(store, filling, "ancestor", ancestor)
-    near, beyond = await _siblings(store, uri)
+    for ancestor, found in zip(above, ancestors, strict=True):
+        _put_in(filling, "ancestor", ancestor, found)
+    near, beyond = await _siblings(store, uri) if beside is None else (beside, ())
     pace = Pace()
     for sibling in near:
         await _take_outputs(store, filling, sibling)
@@ -179,15 +192,16 @@ class _Filling:
 
 
 async def _take(store: GuardedStore, filling: _Filling, role: Role, uri: URI) -> None:
-    try:
-        stored = await store.get(uri)
-    except ResourceNotFound:
+    _put_in(filling, role, uri, (await store.get_each((uri,)))[0])
+
+
+def _put_in(filling: _Filling, role: Role, uri: URI, found: Stored | InvalidResource | None) -> None:
+    if found is None:
         return  # not there, or not to be known of
-    except InvalidResource:
+    if isinstance(found, InvalidResource):
         filling.leave(role, uri, "its file is no valid resource")
-        return
-    if filling.has_room(role, uri):
-        filling.take(role, uri, stored.version, text_of(stored.resource))
+    elif filling.has_room(role, uri):
+        filling.take(role, uri, found.version, text_of(found.resource))
 
 
 async def _take_outputs(store: GuardedStore, filling: _Filling, uri: URI) -> None:

@@ -1,6 +1,7 @@
 """The texts of a window: what a resource says, how many tokens that takes, and whether it was said before. Pure."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import islice
 
 import msgspec
@@ -74,8 +75,10 @@ def fitting(uri: URI, text: Text, room: int) -> tuple[Text, int]:
     return text, total if taken else 0
 
 
+@lru_cache(maxsize=4096)
 def tokens_of_name(uri: URI) -> int:
     """What a resource takes in a window before it says anything."""
+    # Kept, for all that is worked at one place of the tree has the same above it.
     return tokens_of([f"{uri}\n\n"])[0]
 
 
