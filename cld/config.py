@@ -202,6 +202,23 @@ Rate = Annotated[str, msgspec.Meta(pattern=r"^[1-9][0-9]{0,8}/(second|minute|hou
 """How often, as `30/minute`: so many at once, and as many again over that time."""
 
 
+class Permit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One tool server that may be used: its whole command line, or its URL.
+
+    `environment` are the only names that its `env` may set, and the only variables that `env` and `headers` may
+    take from cld's environment. `cwd` is the only folder it may name to be started in.
+    """
+
+    command: tuple[str, ...] = ()
+    url: str = ""
+    environment: tuple[str, ...] = ()
+    cwd: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.command) == bool(self.url):
+            raise ValueError("a permitted tool server has either a command or a url")
+
+
 class Tooling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Tools: whose Python files are tools, what a call of any tool may take, and what the tools cld brings may reach.
 
@@ -211,6 +228,7 @@ class Tooling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `http_hosts` may be fetched from (`example.org`, `*.example.org`, with `:port` where it is not the usual one),
     in `granted_folder` files are read and written, in `outbox` drafts of mails are left; empty turns each off.
+    `servers` are the tool servers that resources of a tree may have started or talked to.
     """
 
     folders: tuple[str, ...] = ()
@@ -226,6 +244,7 @@ class Tooling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     http_hosts: tuple[str, ...] = ()
     granted_folder: str = ""
     outbox: str = ""
+    servers: tuple[Permit, ...] = ()
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -285,7 +304,9 @@ OPA = "CLD_OPA"
 CONFIG = "CLD_CONFIG"
 """The user's own file, where that is not `cld/cld.toml` in the user's configuration folder."""
 
-_OWN_TOOLING = tuple(f"tooling.{name}" for name in ("folders", "environment", "http_hosts", "granted_folder", "outbox"))
+_OWN_TOOLING = tuple(
+    f"tooling.{name}" for name in ("folders", "environment", "http_hosts", "granted_folder", "outbox", "servers")
+)
 
 OWN = ("policy.opa", "index.model", "index.api_base", "ingest.roots", "models", "auth", *_OWN_TOOLING)
 """Settings, or whole tables of them, that only the user's own file and the environment can give."""

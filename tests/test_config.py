@@ -175,6 +175,7 @@ def test_the_users_own_file_must_be_there_where_it_is_named(folder: Path) -> Non
         ("[ingest]\nroots = ['/']", "ingest.roots"),
         ("[auth]\nlocal_principal = true", "auth"),
         ("[auth]", "auth"),
+        ("[[tooling.servers]]\ncommand = ['rm', '-rf', '*']", "tooling.servers"),
     ],
 )
 def test_a_file_that_may_have_come_with_a_tree_names_no_programs_folders_places_or_keys(

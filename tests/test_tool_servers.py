@@ -18,11 +18,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cld.config import Permit
 from cld.errors import ToolFailed
 from cld.principal import Principal
 from cld.tools import Caller, Result, server_connection, server_http, server_stdio
 from cld.tools.server_listing import MAX_DESCRIPTION, MAX_NAME, here
-from cld.tools.server_permits import Permit, allowed
+from cld.tools.server_permits import allowed
 from cld.tools.servers import Servers, ServerTools
 from cld.types import Annotations, Failure, Server, Tool
 
@@ -447,7 +448,7 @@ def test_what_the_users_own_settings_do_not_name_is_not_allowed() -> None:
         reason = allowed(refused, permits)
         assert reason is not None and why in reason
     assert allowed(files, ()) is not None
-    assert allowed(files, (Permit(), Permit(command=("*",)))) is not None
+    assert allowed(files, (Permit(command=("*",)),)) is not None
 
 
 async def test_servers_come_change_and_go_with_their_resources(tmp_path: Path) -> None:

@@ -8,24 +8,12 @@ from collections.abc import Sequence
 
 import msgspec
 
+from cld.config import Permit
 from cld.tools.server_secrets import named
 from cld.types import Server
 
 ANY_MORE = "*"
 """As the last word of a permitted command: whatever words may follow."""
-
-
-class Permit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One server that may be used: its whole command line, or its URL.
-
-    `environment` are the only names that its `env` may set, and the only variables that `env` and `headers` may
-    take from cld's environment. `cwd` is the only folder it may name to be started in.
-    """
-
-    command: tuple[str, ...] = ()
-    url: str = ""
-    environment: tuple[str, ...] = ()
-    cwd: str = ""
 
 
 def allowed(server: Server, permits: Sequence[Permit]) -> str | None:

@@ -10,13 +10,14 @@ from typing import Any
 
 import anyio
 
+from cld.config import Permit
 from cld.errors import ToolFailed
 from cld.tools import Caller, OnProgress, Result, Source
-from cld.tools.server_permits import Permit, allowed
+from cld.tools.server_permits import allowed
 from cld.tools.server_tools import IDLE_SECONDS, RETRY_SECONDS, START_SECONDS, ServerTools, listen, tell_all
 from cld.types import Server, Tool
 
-__all__ = ["Permit", "ServerTools", "Servers", "allowed"]
+__all__ = ["ServerTools", "Servers", "allowed"]
 
 
 class Servers(Source):
