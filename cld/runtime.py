@@ -158,6 +158,11 @@ class Runtime:
         self._brought.append(make)
 
     @property
+    def is_working(self) -> bool:
+        """Whether somebody has asked for work."""
+        return self._workshop is not None
+
+    @property
     def workshop(self) -> "Workshop":
         """The models, tools and engines of this process; made, and loaded, when somebody first asks for work."""
         if self._workshop is None:

@@ -4,6 +4,7 @@ Owns the choice and the form of an answer made of quotes. Adds no word of its ow
 and their rarity, and by the default embedding where that is installed.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -17,6 +18,9 @@ MOST_QUOTES = 3
 MOST_QUOTE = 600
 SHORT_QUOTE = 120
 """A shorter quote says little: its resource is read."""
+
+_MACHINERY = re.compile(r"(?:^cld:|/)(?:common\.(?:Assistant|Prompt|Schema)|plan\.\w+|tool\.\w+|cld\.\w+)\.[^/]+$")
+"""What cld itself works with: it says how answers are found, and is none."""
 
 _MOST_PASSAGES = 400
 _PIECE = 500
@@ -50,7 +54,8 @@ def best_quotes(question: str, passages: Iterable[Passage], *, also_repeating: b
     question itself.
     """
     asked = _telling(question)
-    pieces = list(dict.fromkeys(piece for passage in passages for piece in _pieces(passage)))[:_MOST_PASSAGES]
+    told = (passage for passage in passages if not _MACHINERY.search(passage.uri))
+    pieces = list(dict.fromkeys(piece for passage in told for piece in _pieces(passage)))[:_MOST_PASSAGES]
     if not pieces or not question.strip():
         return []
     total = sum(asked.values())

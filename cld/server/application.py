@@ -3,6 +3,7 @@
 Its parts may be replaced before `server` is called; the conformance fixture does.
 """
 
+import asyncio
 import importlib
 import os
 from collections.abc import AsyncGenerator, Sequence
@@ -30,6 +31,7 @@ from cld.server.prompts import Prompts
 from cld.server.registry import Registry, Tool, select
 from cld.server.resources import Resources
 from cld.server.resources_tools import CORE, MORE
+from cld.server.resuming import resume
 from cld.server.subscriptions import Subscriptions
 from cld.server.tools import Tools
 from cld.server.work_tools import WORK
@@ -78,9 +80,12 @@ class Application:
 
         @asynccontextmanager
         async def lifespan(_: Server[None]) -> AsyncGenerator[None]:
+            resuming = asyncio.create_task(resume(self.access.runtime))
             try:
                 yield None
             finally:
+                resuming.cancel()
+                await asyncio.gather(resuming, return_exceptions=True)
                 await self.inboxes.aclose()
 
         # Plain dicts are what these return, and the SDK takes them; its annotations name its models only.

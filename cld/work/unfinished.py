@@ -1,0 +1,33 @@
+"""Whether there is work that somebody left undone; looked at by servers that have not been asked to work yet.
+
+Loads nothing of the engine, so that a server without anything to do stays as small as it started.
+"""
+
+from cld.errors import InvalidResource, ResourceNotFound
+from cld.guard import GuardedStore
+from cld.store import MAX_LIMIT
+from cld.uri import MAX_DEPTH, ROOT, parent_of, type_of
+
+TASK = "plan.Task"
+_OVER = ("completed", "failed", "cancelled")
+
+
+async def is_unfinished(store: GuardedStore) -> bool:
+    """Whether some tree of tasks, asked for by the store's principal, is not over and could be gone on with.
+
+    Looks at the outermost tasks only: when they are over so is everything below them.
+    """
+    cursor: str | None = None
+    while True:
+        page = await store.list(ROOT, type=TASK, depth=MAX_DEPTH, cursor=cursor, limit=MAX_LIMIT)
+        for uri in page.uris:
+            if type_of(parent_of(uri)) == TASK:
+                continue
+            try:
+                resource = (await store.get(uri)).resource
+            except (ResourceNotFound, InvalidResource):
+                continue
+            if resource.created_by in ("", store.guard.principal.id) and resource.content.get("status") not in _OVER:
+                return True
+        if (cursor := page.cursor) is None:
+            return False
