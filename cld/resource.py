@@ -137,9 +137,18 @@ def describe(meta: Meta) -> str:
     return "\n".join(f"{name}: {text.strip()}" for name, text in parts if text.strip())
 
 
+_second = (0, "1970-01-01T00:00:00")
+"""The last second that was written, and how."""
+
+
 def timestamp() -> str:
     """Now, in UTC with microseconds, as resources carry it: `2026-11-21T07:34:55.123456Z`."""
-    return datetime.now(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+    global _second
+    second, rest = divmod(time.time_ns(), 1_000_000_000)
+    # Kept for as long as it lasts, for every decision, event and write has one.
+    if (known := _second)[0] != second:
+        known = _second = second, datetime.fromtimestamp(second, UTC).isoformat().removesuffix("+00:00")
+    return f"{known[1]}.{rest // 1000:06}Z"
 
 
 def nonce() -> str:

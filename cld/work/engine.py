@@ -30,7 +30,7 @@ from cld.tasks.instants import is_over
 from cld.tasks.order import dependencies
 from cld.tasks.states import Assign, Cancel, Claim, Event, Fail, Renew, Stopped, Wait, is_held
 from cld.types import Elected, Failure
-from cld.uri import MAX_DEPTH, ROOT, URI, parent_of, type_of
+from cld.uri import MAX_DEPTH, ROOT, URI, is_within, parent_of, type_of
 from cld.work.electing import ASSISTANT, CLIENT, Assistants
 from cld.work.tree import TASK, Forest, Node, root_of
 from cld.work.working import Working
@@ -115,6 +115,10 @@ class Engine:
         """Whether this process is working the task right now, or will as soon as it can."""
         return uri in self._running or uri in self._queued
 
+    def is_running_below(self, uri: URI) -> bool:
+        """`is_running` of the task or of any below it."""
+        return any(is_within(one, uri) for one in itertools.chain(self._running, self._queued))
+
     async def stop(self, node: Node, reason: str) -> None:
         """Cancel a task and all below it that is not over, whoever works it."""
         # From the top, so that nobody claims what is below a task that is being cancelled.
@@ -149,7 +153,7 @@ class Engine:
         """Queue the task if it can be claimed now; fail it if it never can."""
         if self._closing or node.uri in self._queued or node.uri in self._running or not self._is_mine(node):
             return
-        if node.is_over or is_held(node.task, timestamp()):
+        if node.is_over or (node.task.lease is not None and is_held(node.task, timestamp())):
             return
         match node.task.status:
             case "pending" | "assigned":

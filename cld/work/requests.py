@@ -134,6 +134,8 @@ async def wait(engine: Engine, uri: URI, seconds: float) -> Task:
 
 def waiting_for(engine: Engine, node: Node) -> list[Node]:
     """The tasks at and below it that cannot go on by themselves, where nothing else of it can go on either."""
+    if engine.is_running_below(node.uri):
+        return []  # without a look at all of it, which is done after every change
     open = [one for one in node.subtree() if not one.is_over]
     waiting = [one for one in open if one.task.status == "waiting"]
     busy = any(one.task.lease is not None or engine.is_running(one.uri) for one in open)
