@@ -108,6 +108,8 @@ class Database:
         What was wrong, if anything. Where more than rows is damaged the file is begun anew. All of it is read, over
         another connection, so that nobody waits.
         """
+        with self.reading():
+            pass  # what is of no use at all is made anew by opening it
         with contextlib.closing(Database(self.path, self._schema, self._format, self._unlike, writes=False)) as beside:
             found = beside._damage()
         if found is None:
