@@ -12,15 +12,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
-from cld.errors import Conflict, InvalidResource, ResourceNotFound
+from cld.errors import Conflict, InvalidResource, ResourceNotFound, Unsupported
 from cld.guard import GuardedStore
 from cld.journal import children
 from cld.resource import Draft, Meta
 from cld.store import MAX_LIMIT, Stored
 from cld.tasks.order import dependencies
 from cld.tasks.states import TERMINAL, Event, apply
-from cld.types import Step, Task
+from cld.types import Step, Task, Usage
 from cld.uri import MAX_DEPTH, URI, id_of, make_uri, parent_of, parents_of, sort_key, type_of
 
 TASK = "plan.Task"
@@ -157,6 +158,8 @@ class Forest:
                     task = apply(task, event)
                 if task == node.task:
                     return task
+                # Who wrote it last is not to be seen any more after this write.
+                task = replace(task, hands=await self.hands(node))
                 try:
                     stored = await self._store.put(Draft(node.uri, contents(task)), if_version=node.version)
                 except Conflict:
@@ -165,6 +168,22 @@ class Forest:
                 self._become(node, _node(stored, task))
                 return task
         raise Conflict(f"{node.uri} changes all the time; try again later", uri=node.uri, current=None)
+
+    async def hands(self, node: Node) -> tuple[str, ...]:
+        """Those who changed a task besides whose store this is, as far as its history goes back."""
+        hands, by = node.task.hands, node.updated_by
+        if self._is_own(by):
+            return hands
+        found = dict.fromkeys(hands)
+        # What they wrote need not name those before them.
+        with contextlib.suppress(ResourceNotFound, Unsupported):
+            found |= dict.fromkeys(
+                one.by for one in await self._store.history(node.uri) if one.by and not self._is_own(one.by)
+            )
+        return tuple(sorted({*found, by}))
+
+    def _is_own(self, by: str) -> bool:
+        return by in ("", self._store.guard.principal.id)
 
     def forget(self, node: Node) -> None:
         """Let go of a task and all below it."""
@@ -223,8 +242,11 @@ def root_of(uri: URI) -> URI:
 
 
 def contents(task: Task) -> dict[str, Any]:
-    """A task as the content of its resource."""
-    return msgspec.to_builtins(task)
+    """A task as the content of its resource; without a usage that says nothing."""
+    content = msgspec.to_builtins(task)
+    if task.usage == Usage():
+        content.pop("usage", None)
+    return content
 
 
 def meta_of(step: Step) -> Meta:
