@@ -24,19 +24,21 @@ OPEN: frozenset[CallState] = frozenset({"started", "waiting"})
 
 
 class KeptCall(msgspec.Struct, frozen=True):
-    """A call as it is in the tree; `version` replaces it."""
+    """A call as it is in the tree; `version` replaces it, `by` wrote it."""
 
     uri: URI
     version: str
     call: Call
+    by: str = ""
 
 
 class KeptApproval(msgspec.Struct, frozen=True):
-    """An approval as it is in the tree; `version` replaces it."""
+    """An approval as it is in the tree; `version` replaces it, `by` wrote it."""
 
     uri: URI
     version: str
     approval: Approval
+    by: str = ""
 
 
 class Journal:
@@ -50,12 +52,9 @@ class Journal:
         """The turns so far, in order.
 
         Raises:
-            InvalidResource: one was changed by hand and is none any more.
+            InvalidResource: one was changed by hand and is none any more, or by somebody else.
         """
-        found = [
-            _content((await self._store.get(uri)).resource.content, Turn, uri)
-            for uri in await children(self._store, self.uri, TURN)
-        ]
+        found = [await self._turn(uri) for uri in await children(self._store, self.uri, TURN)]
         return sorted(found, key=lambda turn: turn.step)
 
     async def calls(self) -> dict[str, KeptCall]:
@@ -115,7 +114,12 @@ class Journal:
             stored = await self._store.get(uri)
         except ResourceNotFound:
             return None
-        return KeptApproval(uri, stored.version, _content(stored.resource.content, Approval, uri))
+        approval = _content(stored.resource.content, Approval, uri)
+        return KeptApproval(uri, stored.version, approval, stored.resource.updated_by)
+
+    def is_own(self, by: str) -> bool:
+        """Whether an entry is by whoever this journal is kept for, through cld or by hand."""
+        return by in ("", self._store.guard.principal.id)
 
     async def ask(self, id: str, approval: Approval) -> URI:
         """Ask a person, once: an approval of that name that is there already stays."""
@@ -129,7 +133,14 @@ class Journal:
 
     async def _call(self, uri: URI) -> KeptCall:
         stored = await self._store.get(uri)
-        return KeptCall(uri, stored.version, _content(stored.resource.content, Call, uri))
+        return KeptCall(uri, stored.version, _content(stored.resource.content, Call, uri), stored.resource.updated_by)
+
+    async def _turn(self, uri: URI) -> Turn:
+        resource = (await self._store.get(uri)).resource
+        if not self.is_own(resource.updated_by):
+            # Its wishes would be called with the rights of who asked for the work.
+            raise InvalidResource(f"{uri} was written by {resource.updated_by}, who did not ask for this; delete it")
+        return _content(resource.content, Turn, uri)
 
     async def _create(self, uri: URI, entry: msgspec.Struct) -> str:
         try:

@@ -15,22 +15,24 @@ _PRINCIPAL = re.compile(r"(user|assistant|service):[A-Za-z0-9][A-Za-z0-9_.@+-]{0
 class Principal(msgspec.Struct, frozen=True):
     """Who acts; `on_behalf_of` bounds what they may do to what both may do.
 
-    `roles` are those that a verified token brought; policy data adds the ones it grants by id.
+    `roles` are those that a verified token brought; policy data adds the ones it grants by id. `also` are others
+    who have a hand in it, and must be allowed by themselves: nobody of them acts for anybody, or gains by it.
     """
 
     id: str
     kind: Kind
     roles: tuple[str, ...] = ()
     on_behalf_of: "Principal | None" = None
+    also: "tuple[Principal, ...]" = ()
 
     def chain(self) -> "tuple[Principal, ...]":
-        """This principal, then the one it acts for, and so on: all must be allowed."""
+        """This principal, then the one it acts for, and so on, and those who have a hand in it: all must be allowed."""
         found: list[Principal] = []
         one: Principal | None = self
         while one is not None:
             found.append(one)
             one = one.on_behalf_of
-        return tuple(found)
+        return (*found, *(hand for acting in found for other in acting.also for hand in other.chain()))
 
 
 def parse_principal(text: str, *, roles: tuple[str, ...] = (), on_behalf_of: Principal | None = None) -> Principal:

@@ -7,6 +7,7 @@ import pytest
 from work_world import (
     FunctionTools,
     answer,
+    brought,
     is_judging,
     is_planning,
     judged,
@@ -86,7 +87,7 @@ async def test_conditions_and_lists(tmp_path: Path) -> None:
 async def test_calls_are_made_once_and_their_results_are_told(tmp_path: Path) -> None:
     def model(ask: Ask) -> Completion:
         if ask.messages[-1].role == "tool":
-            return answer(f"the tool said {ask.messages[-1].text}")
+            return answer(f"the tool said {brought(ask)}")
         return answer("", Wish("k1", "look", {"at": 1}))
 
     tools = FunctionTools({"look": lambda arguments, caller: {"uri": "cld:common.Text.t", "seen": arguments["at"]}})
@@ -94,7 +95,7 @@ async def test_calls_are_made_once_and_their_results_are_told(tmp_path: Path) ->
         begun = await begin(place.engine, place.store, "", (Step("a", "Look"),))
         await wait(place.engine, begun.task, 10)
         tasks = await wait(place.engine, make_uri(begun.task, "plan.Task", "a"), 10)
-        assert tasks.output == 'the tool said {"uri":"cld:common.Text.t","seen":1}'
+        assert tasks.output.startswith("the tool said") and '"seen":1' in tasks.output
         assert [source.uri for source in tasks.sources] == ["cld:common.Text.t"]
         assert tasks.usage.calls == 1
         [call] = (await place.all_of("tool.Call")).values()
@@ -112,7 +113,7 @@ async def test_a_call_waits_for_a_person_however_deep_it_is_and_goes_on_with_the
         if is_judging(ask):
             return judged(ask)
         if ask.messages[-1].role == "tool":
-            return answer(ask.messages[-1].text)
+            return answer(brought(ask))
         return answer("", Wish("k", "pay", {"sum": 10}))
 
     deep = Step("a", "A", steps=(Step("b", "B", steps=(Step("c", "Pay"),)),))
@@ -164,7 +165,7 @@ async def test_a_client_works_its_own_tasks_and_runs_its_own_tools(tmp_path: Pat
         if is_judging(ask):
             return judged(ask)
         if ask.messages[-1].role == "tool":
-            return answer(ask.messages[-1].text)
+            return answer(brought(ask))
         return answer("", Wish("k", "camera", {}))
 
     async with working(tmp_path, model) as place:

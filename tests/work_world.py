@@ -118,6 +118,12 @@ def text_of(ask: Ask) -> str:
     return "\n".join(message.text for message in ask.messages)
 
 
+def brought(ask: Ask) -> str:
+    """What the last call gave, without the fence around it."""
+    _, _, inside = ask.messages[-1].text.partition(">\n")
+    return inside.rpartition("\n</material")[0]
+
+
 @dataclass
 class Place:
     """A running engine, and what to ask of it."""

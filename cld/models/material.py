@@ -1,8 +1,8 @@
 """Material: what others wrote, set apart from the instructions in what a model is told.
 
 Owns the fence around it. A fence cannot be closed from inside: its mark is a digest of everything it is to hold,
-so whoever writes the material cannot know the mark without having finished writing. The same material always has
-the same mark, so that a request made again is the same request. Pure.
+or of how that begins, and stands in none of it; where it does, it is another one. The same material always has the
+same mark, so that a request made again is the same request. Pure.
 """
 
 import hashlib
@@ -14,15 +14,20 @@ _MOST_NAME = 200
 
 
 class Fence:
-    """The fence around all `texts` of one request; only these can be put in it."""
+    """The fence around all `texts` of one request; only these can be put in it.
 
-    def __init__(self, texts: Iterable[str]) -> None:
+    With `seed` the mark is made of that instead of all of them: a dialogue that grows keeps its mark, so that what
+    providers remember of its beginning stays of use.
+    """
+
+    def __init__(self, texts: Iterable[str], seed: Iterable[str] | None = None) -> None:
         self._texts = dict.fromkeys(texts)
         digest = hashlib.blake2b(digest_size=10)
-        for text in self._texts:
+        for text in self._texts if seed is None else seed:
             data = text.encode(errors="surrogatepass")
             digest.update(len(data).to_bytes(8, "big") + data)
         self.mark = digest.hexdigest()
+        # Whoever knows the seed knows the mark, and it may have been told on: what counts is that no text holds it.
         while any(self.mark in text for text in self._texts):
             digest.update(b"again")
             self.mark = digest.hexdigest()

@@ -1,7 +1,7 @@
 """What a request says, as far as it can be read without a model: the task, its inputs, what calls brought.
 
 Reads the form in which `cld.assistants` tells a task. Nothing but the task's own words is taken for what is wanted;
-the context, inputs and results are only ever looked through for passages. Pure.
+the context, inputs and results, which stand in fences, are only ever looked through for passages. Pure.
 """
 
 import re
@@ -42,11 +42,12 @@ class Request(NamedTuple):
 
 def read_request(messages: Sequence[Message]) -> Request:
     """The parts of a request."""
-    told = next((message.text for message in messages if message.role == "user"), "")
+    mark = _mark(messages)
+    told, fenced = _unfenced(next((message.text for message in messages if message.role == "user"), ""), mark)
     task, sections = _sections(told)
     wishes = {wish.key: wish for message in messages for wish in message.wishes}
     calls = [
-        _called(wishes.get(message.answers, Wish(message.answers, "")), message.text)
+        _called(wishes.get(message.answers, Wish(message.answers, "")), _inside(message.text, mark))
         for message in messages
         if message.role == "tool"
     ]
@@ -54,12 +55,32 @@ def read_request(messages: Sequence[Message]) -> Request:
     again = last.role == "user" and any(message.role == "assistant" for message in messages)
     return Request(
         task=task.removeprefix(_TASK).strip()[:_MOST_TEXT],
-        inputs=_json(sections.get("Inputs", "")),
+        inputs=_json(fenced.get("inputs", sections.get("Inputs", ""))),
         form=sections.get("Form of the answer", ""),
-        context=sections.get("Context", ""),
+        context=fenced.get("what is known", sections.get("Context", "")),
         calls=tuple(calls),
         misfit=last.text if again else "",
     )
+
+
+def _mark(messages: Sequence[Message]) -> str:
+    """The mark of the fences in a dialogue, by its rules; empty where there are none."""
+    rules = messages[0].text if messages and messages[0].role == "system" else ""
+    found = re.search(r"<material ([0-9a-f]{20}) ", rules)
+    return "" if found is None else found[1]
+
+
+def _unfenced(told: str, mark: str) -> tuple[str, dict[str, str]]:
+    """What stands outside of fences, and what in each, by its name."""
+    if not mark:
+        return told, {}
+    block = re.compile(rf"(?:\A|\n\n)<material {mark} ([^\n]*)>\n(.*?)\n</material {mark}>", re.DOTALL)
+    return block.sub("", told), dict(block.findall(told))
+
+
+def _inside(told: str, mark: str) -> str:
+    _, fenced = _unfenced(told, mark)
+    return next(iter(fenced.values()), told)
 
 
 def _sections(told: str) -> tuple[str, dict[str, str]]:

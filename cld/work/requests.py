@@ -14,11 +14,12 @@ from anyio.to_thread import run_sync
 from msgspec.structs import replace
 
 from cld.config import Work
-from cld.errors import Conflict, InvalidArgument, InvalidResource, InvalidTransition, ResourceNotFound
+from cld.errors import AccessDenied, Conflict, InvalidArgument, InvalidResource, InvalidTransition, ResourceNotFound
 from cld.guard import GuardedStore
 from cld.journal import APPROVAL, Journal, content_of
 from cld.json_schema import compile_schema
 from cld.resource import Draft, Meta, new_id, timestamp
+from cld.tasks.instants import is_over
 from cld.tasks.order import PlanLimits, check_plan
 from cld.tasks.states import Claim, Complete, Fail, Release, Stopped, is_held
 from cld.types import Approval, Budget, Failure, Step, Task
@@ -218,9 +219,11 @@ async def decide(
 
     Raises:
         InvalidArgument: it is no question, more than one, or `edit` has no arguments.
-        Conflict: it was answered before.
-        AccessDenied: the asker may not answer it.
+        Conflict: it was answered before, or its deadline is over.
+        AccessDenied: the asker may not answer it; an assistant never may.
     """
+    if assistants := [one.id for one in store.guard.principal.chain() if one.kind == "assistant"]:
+        raise AccessDenied("write", uri, [f"{assistants[0]} is an assistant, and only a person can agree"])
     found = await _question(store, uri)
     stored = await store.get(found)
     try:
@@ -230,6 +233,9 @@ async def decide(
     if approval.decision is not None:
         who = approval.decided_by or "somebody"
         raise Conflict(f"{found} was answered before: {approval.decision} by {who}", uri=found, current=stored.version)
+    if approval.deadline and is_over(approval.deadline, timestamp()):
+        message = f"{found} had to be answered until {approval.deadline}; without an answer it counts as rejected"
+        raise Conflict(message, uri=found, current=stored.version)
     if (decision == "edit") != (arguments is not None):
         raise InvalidArgument("arguments belong to the decision edit, and only to it", field="arguments")
     answered = replace(

@@ -134,20 +134,35 @@ class Working:
         tasks = [one.uri for one in node.path() if one.task.budget is not None]
         return self.ledgers.purse(self.keeper, tasks, str(node.uri))
 
-    def acting(self, node: Node) -> Principal:
-        """Who acts in a task: its assistant, on behalf of those of all tasks above it, of whoever has a hand in
-        them, and of who asked. All of them must be allowed, so no subtask can do what its parent cannot.
+    async def acting(self, node: Node) -> Principal:
+        """Who acts in a task: its assistant, on behalf of those of all tasks above it and of who asked.
+
+        Everyone else who has a hand in one of these tasks must be allowed too, and by themselves: they act for
+        nobody. So no subtask can do what its parent cannot, nor what who wrote it cannot.
         """
-        principal = self.principal
-        met = {principal.id}
-        for one in reversed(list(node.path())):
-            assistant = one.task.assistant
-            named = [one.created_by, one.updated_by, f"assistant:{_id_of(assistant)}" if assistant else ""]
-            for name in named:
+        path = list(reversed(list(node.path())))
+        met = {self.principal.id}
+        others: list[Principal] = []
+        for one in path:
+            for name in (one.created_by, one.updated_by, *await self.forest.hands(one)):
                 if name and name not in met:
                     met.add(name)
-                    principal = parse_principal(name, on_behalf_of=principal)
+                    others.append(parse_principal(name))
+        principal = replace(self.principal, also=(*self.principal.also, *others))
+        named = {one.id for one in self.principal.chain()}
+        for assistant in dict.fromkeys(one.task.assistant for one in path if one.task.assistant):
+            if (name := f"assistant:{_id_of(assistant)}") not in named:
+                named.add(name)
+                principal = parse_principal(name, on_behalf_of=principal)
         return principal
+
+    def tools(self, node: Node) -> tuple[str, ...] | None:
+        """The tools that a task and all above it may use at most; None for all there are."""
+        found: tuple[str, ...] | None = None
+        for one in node.path():
+            if (mine := one.task.tools) is not None:
+                found = mine if found is None else tuple(name for name in found if name in mine)
+        return found
 
     async def make(self, node: Node, steps: Sequence[Step]) -> None:
         """Make the subtasks of `steps` that are not there yet."""
@@ -207,7 +222,7 @@ class _Claimed:
                 self._model,
                 self._node.meta,
                 replace(task, inputs=inputs),
-                await self._context(self._working.keeper),
+                await self._context(await self._working.acting(self._node)),
                 await self._working.assistants.roster(self._node.uri),
                 self._world.settings,
             )
@@ -229,13 +244,15 @@ class _Claimed:
 
     async def _direct(self, inputs: dict[str, Any]) -> Sequence[Event]:
         working, node = self._working, self._node
+        # First what is to be done, then for whom: who changes it meanwhile is among them, or changed it too late.
+        meta = node.meta
+        task = replace(node.task, inputs=inputs, tools=working.tools(node), client_tools=_client_tools(node))
         member = await self._member()
-        principal = working.acting(node)
-        store = self._world.store(principal, Context(tool="context_get", task=str(node.uri)))
+        principal = await working.acting(node)
         job = Job(
             uri=node.uri,
-            task=replace(node.task, inputs=inputs),
-            meta=node.meta,
+            task=task,
+            meta=meta,
             assistant=member.assistant,
             character=member.meta,
             caller=Caller(principal, task=str(node.uri)),
@@ -243,7 +260,7 @@ class _Claimed:
             model=self._model,
             calling=self._world.calling,
             purse=self._purse,
-            context=await self._context(store),
+            context=await self._context(principal),
             fence=self._fence,
             iterations=self._world.settings.iterations,
             approval_seconds=self._world.settings.approval_seconds,
@@ -329,7 +346,8 @@ class _Claimed:
             raise InvalidArgument(f"{task.assistant} is no assistant (any more); name another one", field="assistant")
         return member
 
-    async def _context(self, store: GuardedStore) -> str:
+    async def _context(self, principal: Principal) -> str:
+        store = self._world.store(principal, Context(tool="context_get", task=str(self._node.uri)))
         return await context_of(self._world, store, self._node)
 
     def _as_step(self) -> Step:
@@ -372,6 +390,15 @@ def _sources(parts: Sequence[Part]) -> tuple[Source, ...]:
 def _why(judgement: Judgement, parts: Sequence[Part]) -> str:
     failed = [f"{part.id}: {part.error}" for part in parts if part.status in ("failed", "cancelled")]
     return "; ".join([judgement.reason or "what came of the subtasks is not enough", *failed])
+
+
+def _client_tools(node: Node) -> tuple[dict[str, Any], ...]:
+    """The tools that the client brought with a task or one above it; the nearest wins where two have one name."""
+    found: dict[str, dict[str, Any]] = {}
+    for one in node.path():
+        for tool in one.task.client_tools:
+            found.setdefault(str(tool.get("name")), tool)
+    return tuple(found.values())
 
 
 def _id_of(assistant: str) -> str:

@@ -1,0 +1,286 @@
+"""The calls of one task: what becomes of each that its model asks for.
+
+Every call is written down before it begins and when it is over. One that was finished is never made again; one that
+had begun only where that is harmless, else a person decides. What others changed in the journal is not called.
+"""
+
+import asyncio
+import fnmatch
+from collections.abc import Mapping
+from typing import Any, cast
+
+import msgspec
+from msgspec.structs import replace
+
+from cld.assistants.job import Job, Parked
+from cld.errors import AccessDenied, ApprovalRequired, CldError, ConfigError
+from cld.escape import safe_line
+from cld.journal import OPEN, KeptApproval, KeptCall, call_id
+from cld.models import ToolOffer
+from cld.principal import Principal, parse_principal
+from cld.resource import timestamp
+from cld.tasks.budget import plus
+from cld.tasks.instants import is_over, later
+from cld.tools import Caller, Result
+from cld.types import Approval, Call, Failure, Source, Tool, Turn, Usage, Wish
+from cld.uri import why_not
+
+MOST_WISHES = 32
+"""How many calls of one answer are made; the model is told of the others that they were not."""
+
+MOST_SOURCES = 50
+
+_PERSON = "a person"
+_ONE_CALL = Usage(calls=1)
+
+
+class Calls:
+    """The calls of a task so far, and the tools it may use."""
+
+    def __init__(self, job: Job, calls: dict[str, KeptCall]) -> None:
+        self._job = job
+        self._calls = calls
+        self._client = {str(tool["name"]): tool for tool in job.task.client_tools if "name" in tool}
+        self._tools = {
+            tool.name: tool
+            for tool in job.calling.offered(job.caller)
+            if tool.name not in self._client and _may_use(job, tool.name)
+        }
+
+    def get(self, id: str) -> Call | None:
+        """The call with this id, if it was begun."""
+        kept = self._calls.get(id)
+        return None if kept is None else kept.call
+
+    def offers(self) -> tuple[ToolOffer, ...]:
+        """The tools as a model is told of them."""
+        offers = [ToolOffer(tool.name, tool.description, tool.input_schema) for tool in self._tools.values()]
+        for name, tool in self._client.items():
+            schema = tool.get("inputSchema") or tool.get("input_schema") or {"type": "object"}
+            offers.append(ToolOffer(name, str(tool.get("description", "")), schema))
+        return tuple(offers)
+
+    def made(self) -> Usage:
+        """What all calls so far cost."""
+        return Usage(calls=sum(kept.call.attempts for kept in self._calls.values()))
+
+    async def settle(self, turn: Turn, said: Usage) -> None:
+        """Make the calls that `turn` asks for and that are not over; `said` is what all turns so far cost.
+
+        Raises:
+            Parked: some of them wait.
+        """
+        wishes = [(call_id(turn.step, number), wish) for number, wish in enumerate(turn.wishes[:MOST_WISHES])]
+        todo = [(id, wish) for id, wish in wishes if id not in self._calls or self._calls[id].call.state in OPEN]
+        if all(self._is_harmless(wish) for _, wish in todo):
+            ended = await asyncio.gather(
+                *(self._settle(id, wish, turn.step) for id, wish in todo), return_exceptions=True
+            )
+            if failed := [error for error in ended if error is not None]:
+                raise failed[0]
+        else:
+            for id, wish in todo:
+                await self._settle(id, wish, turn.step)
+        waiting = [kept.call for kept in self._calls.values() if kept.call.state == "waiting"]
+        if not waiting:
+            return
+        spent = plus(said, self.made())
+        if all(call.client for call in waiting):
+            raise Parked("client", "", spent)
+        approvals = [await self._job.journal.approval(id) for id, kept in self._calls.items() if _waits(kept.call)]
+        deadline = min((one.approval.deadline for one in approvals if one is not None), default="")
+        raise Parked("approval", deadline, spent)
+
+    def sources(self, output: Any) -> tuple[Source, ...]:
+        """What the answer rests on: the resources it names of those that calls brought, or all of these."""
+        met: dict[str, Source] = {}
+        for kept in self._calls.values():
+            if kept.call.state == "finished":
+                _sources_in(kept.call.result, met)
+        told = output if isinstance(output, str) else msgspec.json.encode(output).decode()
+        named = [source for source in met.values() if source.uri in told]
+        return tuple((named or list(met.values()))[:MOST_SOURCES])
+
+    def _is_harmless(self, wish: Wish) -> bool:
+        tool = self._tools.get(wish.tool)
+        return tool is not None and tool.annotations.read_only
+
+    async def _settle(self, id: str, wish: Wish, step: int) -> None:
+        job, kept = self._job, self._calls.get(id)
+        tool = self._tools.get(wish.tool)
+        if kept is None:
+            begun = self._begun(wish, tool, step)
+            if begun.state != "failed":
+                await job.purse.hold(id, _ONE_CALL)
+            kept = self._calls[id] = await job.journal.start(id, begun)
+            if begun.state != "started":
+                return
+        elif not job.journal.is_own(kept.by):
+            # Its arguments may be theirs, and would be called with the rights of who asked for the work.
+            self._calls[id] = await self._refused(kept, f"{kept.by} changed it, who did not ask for it")
+            return
+        elif kept.call.client:
+            return
+        elif kept.call.state == "waiting":
+            if (resumed := await self._answered(id, kept)) is None:
+                return
+            kept = self._calls[id] = resumed
+        elif tool is not None and (tool.annotations.idempotent or tool.annotations.read_only):
+            again = replace(kept.call, attempts=kept.call.attempts + 1, fence=job.fence, started_at=timestamp())
+            kept = self._calls[id] = await job.journal.change(kept, again)
+        else:
+            reason = "it had begun when its process ended, and may have been done already; approve to do it again"
+            await self._ask(id, kept, reason)
+            return
+        if kept.call.state == "started":
+            await self._call(id, kept)
+
+    def _begun(self, wish: Wish, tool: Tool | None, step: int) -> Call:
+        """The call that a wish becomes; one that cannot be made has failed already."""
+        call = Call(
+            tool=wish.tool,
+            arguments=wish.arguments,
+            step=step,
+            key=wish.key,
+            fence=self._job.fence,
+            attempts=1,
+            idempotent=tool is not None and (tool.annotations.idempotent or tool.annotations.read_only),
+            started_at=timestamp(),
+        )
+        if wish.problem:
+            error = Failure("invalid_argument", f"the arguments of the call cannot be read: {wish.problem}")
+        elif tool is None and wish.tool in self._client:
+            return replace(call, state="waiting", client=True)
+        elif tool is None:
+            names = ", ".join(sorted({*self._tools, *self._client})) or "none"
+            error = Failure("unknown_tool", f"there is no tool {wish.tool[:80]!r} for this task; there are: {names}")
+        else:
+            return call
+        return replace(call, state="failed", attempts=0, error=error, finished_at=timestamp())
+
+    async def _answered(self, id: str, kept: KeptCall) -> KeptCall | None:
+        """The call as a person's answer leaves it, ready to be made or failed; None while there is none."""
+        job = self._job
+        found = await job.journal.approval(id)
+        if found is None:
+            return await self._refused(kept, "the question was deleted")
+        approval = found.approval
+        if approval.decision is None:
+            if approval.deadline and is_over(approval.deadline, timestamp()):
+                return await self._refused(kept, f"nobody answered until {approval.deadline}")
+            return None
+        who = self._who(found)
+        if who.startswith("assistant:"):
+            return await self._refused(kept, f"{who} is an assistant, and only a person can agree")
+        if approval.decision == "reject":
+            comment = f": {safe_line(approval.comment)}" if approval.comment else ""
+            return await self._refused(kept, f"{who} did not agree{comment}")
+        if approval.decision == "edit" and approval.edited is None:
+            return await self._refused(kept, f"{who} said to edit its arguments, and gave none in `edited`")
+        edited = approval.edited if approval.decision == "edit" else None
+        call = replace(
+            kept.call,
+            state="started",
+            arguments=kept.call.arguments if edited is None else edited,
+            attempts=kept.call.attempts + 1,
+            fence=job.fence,
+            approved_by=who,
+            started_at=timestamp(),
+        )
+        return await job.journal.change(kept, call)
+
+    def _who(self, found: KeptApproval) -> str:
+        """Who answered: who wrote the answer, whatever it says; of one edited by hand, who it says."""
+        if not self._job.journal.is_own(found.by):
+            return found.by
+        return safe_line(found.approval.decided_by) or _PERSON
+
+    async def _refused(self, kept: KeptCall, why: str) -> KeptCall:
+        self._job.tell(f"not made: {kept.call.tool}: {why}")
+        error = Failure("rejected", f"the call was not made: {why}")
+        return await self._job.journal.finish(kept, error=error)
+
+    async def _ask(self, id: str, kept: KeptCall, reason: str) -> None:
+        """Leave the call to a person."""
+        job, now = self._job, timestamp()
+        asked = Approval(
+            tool=kept.call.tool,
+            arguments=kept.call.arguments,
+            call=id,
+            reason=reason,
+            asked_at=now,
+            deadline=later(now, job.approval_seconds),
+        )
+        # The question first: a call that waits for one that is not there would count as rejected.
+        await job.journal.ask(id, asked)
+        self._calls[id] = await job.journal.change(kept, replace(kept.call, state="waiting"))
+        job.tell(f"waiting for a person: {kept.call.tool}: {reason}")
+
+    async def _call(self, id: str, kept: KeptCall) -> None:
+        job, call = self._job, kept.call
+        job.tell(f"calling {call.tool}")
+        try:
+            result = await job.calling.call(
+                call.tool, call.arguments, _calling(job.caller, call), lambda said: job.tell(f"{call.tool}: {said}")
+            )
+        except ApprovalRequired as needed:
+            await self._ask(id, kept, str(needed.obligation.get("reason") or needed))
+            return
+        except asyncio.CancelledError:
+            error = Failure("cancelled", "the task was stopped while the call was being made; it may have been done")
+            await asyncio.shield(job.journal.finish(kept, error=error))
+            raise
+        except CldError as failed:
+            if isinstance(failed, AccessDenied):
+                job.tell(f"denied: {call.tool}: {failed}")
+            result = Result(error=Failure(failed.code, str(failed)))
+        self._calls[id] = await job.journal.finish(kept, result=result.data, text=result.text, error=result.error)
+        await job.purse.settle(id, Usage(calls=call.attempts))
+
+
+def _calling(caller: Caller, call: Call) -> Caller:
+    """Who makes a call: where a person agreed to it who is not of those it is made for, they must be allowed too.
+
+    So nobody gets done by agreeing what they may not do.
+    """
+    if not call.approved_by:
+        return caller
+    return Caller(_with(caller.principal, call.approved_by), caller.task, caller.host, approved=True)
+
+
+def _with(principal: Principal, name: str) -> Principal:
+    if name in {one.id for one in principal.chain()}:
+        return principal
+    try:
+        other = parse_principal(name)
+    except ConfigError:  # a person who edited the file, and wrote a name of their own; they may edit all of it
+        return principal
+    return replace(principal, also=(*principal.also, other))
+
+
+def _waits(call: Call) -> bool:
+    return call.state == "waiting" and not call.client
+
+
+def _may_use(job: Job, name: str) -> bool:
+    if job.task.tools is not None and name not in job.task.tools:
+        return False
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in job.assistant.tools)
+
+
+def _sources_in(value: object, met: dict[str, Source]) -> None:
+    """Take up every resource that a result names with its URI."""
+    if isinstance(value, dict):
+        entry = cast("Mapping[str, Any]", value)
+        uri = entry.get("uri")
+        if isinstance(uri, str) and why_not(uri) is None:
+            quote = entry.get("quote")
+            version = entry.get("version")
+            met.setdefault(
+                uri, Source(uri, version if isinstance(version, str) else "", quote if isinstance(quote, str) else "")
+            )
+        for part in entry.values():
+            _sources_in(part, met)
+    elif isinstance(value, list):
+        for part in cast("list[object]", value):
+            _sources_in(part, met)
