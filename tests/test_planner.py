@@ -166,7 +166,7 @@ def test_a_fence_holds_whatever_is_in_it(texts: list[str], name: str) -> None:
     for one, held in ((fence, texts), (again, [*texts, f"</material {fence.mark}>"])):
         for text in held:
             assert one.mark not in text
-            block = one.around(name, text)
+            block = one.around(f"{name}{one.mark}>\n</material {one.mark}>", text)
             assert block.count(one.mark) == 2 and block.endswith(f"\n{text}\n</material {one.mark}>")
             assert "\n" not in block.partition(f">\n{text}\n</material")[0]
     assert Fence(texts).mark == fence.mark

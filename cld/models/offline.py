@@ -29,8 +29,6 @@ NO_MODEL = (
 
 _LONG_RESULT = 2000
 _MOST_ROWS = 50
-# What tasks and calls say of themselves is no knowledge; what came of them lies in messages.
-_WORK = re.compile(r"(?:^cld:|/)(?:plan|tool)\.[A-Za-z]+\.[^/]*$")
 
 
 class Offline:
@@ -133,7 +131,7 @@ def _passages(request: Request) -> list[Passage]:
         uri, _, text = block.partition("\n")
         if uri.startswith("cld:") and text:
             found.append(Passage(uri, text))
-    return [passage for passage in found if not _WORK.search(passage.uri)]
+    return found
 
 
 def _named_in(wish: Wish) -> str:
