@@ -2,7 +2,7 @@
 
 Owns what a model is told for judging and what of its judgement is accepted: an answer rests on parts it names, and
 a part that failed is needed unless it says why not. Changes no task: it hands back a verdict. What parts say was
-written by others, and is told as material.
+written by others, and is told as material. In one module, because what is told and what is accepted change together.
 """
 
 from collections.abc import Mapping, Sequence

@@ -5,7 +5,6 @@ there is nothing it says so. The same request always gets the same answer, at no
 saying how to configure a model that can.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any, cast
 
