@@ -177,6 +177,12 @@ class Call:
             return None
         return None if result.action == "cancel" else result.action == "accept"
 
+    @property
+    def wants_progress(self) -> bool:
+        """Whether the client asked to be told of progress."""
+        meta = self.ctx.meta
+        return meta is not None and meta.get("progressToken", meta.get("progress_token")) is not None
+
     @asynccontextmanager
     async def progressing(self, doing: str) -> AsyncGenerator[None]:
         """Report progress every second while the block runs, if the client asked for it."""

@@ -20,6 +20,9 @@ from cld.work.requests import Begun, begin, cancel, decide, update, wait, waitin
 from cld.work.showing import drawn, shown
 from cld.work.tree import Node
 
+MOST_TAIL = 200
+"""Of a text that is being written so many of its last characters are shown."""
+
 
 async def plan(call: Call, args: Plan) -> Reply:
     if (args.tasks is UNSET) == (not args.message):
@@ -140,12 +143,21 @@ async def told(call: Call, engine: Engine, node: Node) -> AsyncGenerator[None]:
             with contextlib.suppress(asyncio.QueueFull):
                 said.put_nowait(f"{changed.meta.purpose[:60]}: {what}")
 
-    end = engine.on_change(listen)
+    written: dict[str, str] = {}
+
+    def read(writing: Node, piece: str) -> None:
+        if writing.root is node.root:
+            text = written[writing.uri] = written.get(writing.uri, "") + piece if piece else ""
+            if text and said.empty():  # what comes faster than it is sent is sent together
+                said.put_nowait(f"{writing.meta.purpose[:60]}: …{text[-MOST_TAIL:]}")
+
+    ends = [engine.on_change(listen), *([engine.on_text(read)] if call.wants_progress else [])]
     try:
         async with call.telling(said, f"working on {node.meta.purpose[:60]}"):
             yield
     finally:
-        end()
+        for end in ends:
+            end()
 
 
 async def _asked(call: Call, engine: Engine, node: Node) -> bool:

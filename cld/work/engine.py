@@ -73,6 +73,7 @@ class Engine:
         self._queued: set[URI] = set()
         self._order = itertools.count()
         self._listeners: dict[object, Listener] = {}
+        self._readers: dict[object, Listener] = {}
         self._asides: set[asyncio.Task[None]] = set()
         self._closing = False
 
@@ -96,6 +97,19 @@ class Engine:
 
         def end() -> None:
             self._listeners.pop(token, None)
+
+        return end
+
+    def on_text(self, reader: Listener) -> Callable[[], None]:
+        """Call `reader` with each piece of text that a model writes from the next turn on; an empty one voids them.
+
+        The function returned ends that.
+        """
+        token = object()
+        self._readers[token] = reader
+
+        def end() -> None:
+            self._readers.pop(token, None)
 
         return end
 
@@ -185,6 +199,8 @@ class Engine:
         return True
 
     def _queue(self, node: Node) -> None:
+        if not self.world.settings.tasks_at_once:
+            return  # it was opened to look and to stop
         self._queued.add(node.uri)
         heapq.heappush(self._ready, (-node.task.priority, next(self._order), node.uri))
         self._pump()
@@ -360,7 +376,15 @@ class Engine:
             listener(node, said)
 
     def _on_text(self, node: Node) -> OnText | None:
-        return None
+        """Who is told of texts as models write them; None where nobody listens, for streaming costs time."""
+        if not self._readers:
+            return None
+
+        def tell(piece: str) -> None:
+            for reader in list(self._readers.values()):
+                reader(node, piece)
+
+        return tell
 
 
 async def _ended(tasks: "list[asyncio.Task[None]]") -> None:
