@@ -6,10 +6,10 @@ show (the method of git's index, https://git-scm.com/docs/racy-git).
 """
 
 import os
-import sys
 import time
 from pathlib import Path
 
+from cld.policy.facts import look_at
 from cld.policy.lock import digest
 
 RACY_NS = 2_000_000_000
@@ -25,9 +25,9 @@ class Seen:
     def __init__(self, file: Path, *, lazily: bool = False) -> None:
         self.file = file
         self._lazily = lazily
-        self._path = os.fspath(file)
+        self._look = look_at(os.fspath(file))
         # Before reading: a change in between then shows as a difference, not as the state seen.
-        self._signature, self._changed_ns = self._look()
+        self._facts = self._look()
         self.why = ""
         try:
             self.data: bytes | None = file.read_bytes()
@@ -39,12 +39,8 @@ class Seen:
 
     def is_current(self) -> bool:
         """Whether the file still is what was seen; about a microsecond."""
-        try:
-            status = os.stat(self._path)  # noqa: PTH116 - Path.stat takes twice as long
-        except OSError:
-            return self._signature is None
-        if (status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns) != self._signature:
-            return False
+        if (now := self._look()) is None or now != self._facts:
+            return now is self._facts
         return self._settled or self._is_same()
 
     def _is_same(self) -> bool:
@@ -58,15 +54,7 @@ class Seen:
         self._settled = same and old
         return same
 
-    def _look(self) -> tuple[tuple[int, int, int, int] | None, int]:
-        try:
-            status = self.file.stat()
-        except OSError:
-            return None, 0
-        # On Windows ctime is when the file was made.
-        changed = status.st_mtime_ns if sys.platform == "win32" else status.st_ctime_ns
-        return (status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns), changed
-
     def _is_old(self) -> bool:
+        changed_ns = 0 if self._facts is None else self._facts[0]
         # Times from the future prove nothing either.
-        return time.time_ns() - self._changed_ns >= RACY_NS
+        return time.time_ns() - changed_ns >= RACY_NS
