@@ -170,9 +170,12 @@ def _working(add: Add) -> None:
     plan.add_argument("--message", metavar="TEXT", help="what it is for")
     _following(plan)
 
-    task = _command(add, "task", "show a task and those below it: states, who works them, calls, questions, cost")
-    _uri(task)
-    task.add_argument("--depth", type=_positive, default=MAX_DEPTH, metavar="N", help="how many levels down (all)")
+    task = _command(add, "task", "show a task and those below it, or all that are not over")
+    task.add_argument("uri", metavar="URI", nargs="?", type=_uri_text, help="the task; all open ones when left out")
+    task.add_argument("--depth", type=_positive, metavar="N", help="how many levels down (all; 2 without URI)")
+    task.add_argument(
+        "--wait", type=_seconds, metavar="SECONDS", help="go on with it, and wait at most so long until it is over"
+    )
 
     cancel = _command(add, "cancel", "stop a task and everything below it, whoever works it")
     _uri(cancel)
@@ -185,9 +188,23 @@ def _working(add: Add) -> None:
     answer.add_argument("--edit", metavar="JSON", help="yes, but with these arguments")
     approve.add_argument("--reason", metavar="TEXT", help="why, for the record")
 
+    branch = _command(add, "branch", "do a task again as it was asked before, beside the first time")
+    _uri(branch)
+    branch.add_argument("--at", metavar="VERSION", help="as it was asked at this version, or r3; else as at first")
+    branch.add_argument("--assistant", metavar="ID", help="who works it, instead of whoever is elected")
+    _waiting(branch)
+
+    compare = _command(add, "compare", "how two tasks, and those below them, came out")
+    compare.add_argument("first", metavar="FIRST", type=_uri_text, help="a task")
+    compare.add_argument("second", metavar="SECOND", type=_uri_text, help="another, as one that cld branch made")
+
 
 def _following(parser: Parser) -> None:
     parser.add_argument("--conversation", metavar="URI", type=_uri_text, help="go on with this conversation")
+    _waiting(parser)
+
+
+def _waiting(parser: Parser) -> None:
     parser.add_argument("--wait", type=_seconds, default=3600.0, metavar="SECONDS", help="wait at most so long (3600)")
     parser.add_argument("--explain", action="store_true", help="show the plan, who was elected and why, and the calls")
 

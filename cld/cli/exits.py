@@ -20,6 +20,7 @@ DENIED = 4
 CONFLICT = 5
 APPROVAL = 6
 INVALID = 7
+OPEN = 8
 INTERRUPTED = 130  # as shells report a command ended by Ctrl-C
 BROKEN_PIPE = 141  # as shells report a command whose reader went away
 
@@ -30,8 +31,9 @@ MEANINGS = {
     NOT_FOUND: "no such resource, or none you may read",
     DENIED: "policy says no",
     CONFLICT: "the resource is not as expected: it exists, or has another version, or others below it",
-    APPROVAL: "policy asks for a person's approval, which nobody gave",
+    APPROVAL: "policy asks for a person's approval, which nobody gave (yet)",
     INVALID: "a file or the content given is no valid resource",
+    OPEN: "the work is not over: it goes on, or waits for its client or a time",
     INTERRUPTED: "interrupted",
     BROKEN_PIPE: "whoever read the output went away",
 }

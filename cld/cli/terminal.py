@@ -100,15 +100,23 @@ class Terminal:
 
         Only where `can_ask`.
         """
-        self._out.flush()
         # An event loop answers the first Ctrl-C by cancelling its task, which a read that blocks never notices.
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
-            self._err.write(f"{safe_line(question)} [y/N] ")
-            self._err.flush()
-            return self._stdin.readline().strip().lower() in ("y", "yes")
+            self.question(question)
+            return self.answer()
         finally:
             signal.signal(signal.SIGINT, before)
+
+    def question(self, question: str) -> None:
+        """Write a question whose answer `answer` reads."""
+        self._out.flush()
+        self._err.write(f"{safe_line(question)} [y/N] ")
+        self._err.flush()
+
+    def answer(self) -> bool:
+        """Whether the next line says yes."""
+        return self._stdin.readline().strip().lower() in ("y", "yes")
 
 
 def standard_terminal(*, json: bool, human: bool, color: bool, environment: Mapping[str, str]) -> Terminal:

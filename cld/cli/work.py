@@ -1,172 +1,219 @@
-"""`cld ask`, `plan`, `task`, `cancel` and `approve`: have something done, and see how it is done."""
+"""`cld ask`, `plan`, `branch` and `task --wait`: have something done, and see how it is done until it is over.
 
+The work is in the tree, not in this process: when the command ends before it is over, it stays as it is, and any
+server on the tree, or `cld task URI --wait`, goes on with it.
+"""
+
+import asyncio
 import sys
 from argparse import Namespace
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio
 import msgspec
 from anyio import Path
 
-from cld.cli.exits import ERROR, OK, UsageError
-from cld.cli.session import existing, store
+from cld.cli.exits import APPROVAL, ERROR, OK, OPEN, UsageError
+from cld.cli.session import existing, named_version, store
+from cld.cli.tasks import explained, show, text_of
 from cld.cli.terminal import Terminal, safe_line
 from cld.config import Settings
-from cld.errors import InvalidArgument
 from cld.guard import GuardedStore
 from cld.runtime import Runtime
 from cld.server.application import bring_own_tools
 from cld.server.work_calls import read_steps
 from cld.types import Task
-from cld.uri import URI, id_of
+from cld.uri import URI
+from cld.work.branching import branch as do_again
 from cld.work.engine import Engine
-from cld.work.requests import Begun, begin, decide, wait
-from cld.work.requests import cancel as stop
-from cld.work.showing import drawn, shown
+from cld.work.requests import Begun, begin, decide, wait, waiting_for
+from cld.work.showing import shown
 from cld.work.tree import Node
+
+_DEPTH = 16
 
 
 async def ask(arguments: Namespace, settings: Settings, terminal: Terminal) -> int:
     """Have a message planned, worked and answered; prints the answer with its sources."""
     message = sys.stdin.read() if arguments.message == "-" else arguments.message
-    async with _working(settings) as (runtime, engine):
+    format = await _format(arguments.format)
+    async with _working(settings, begins=True) as (runtime, engine):
         asker = store(runtime, "plan", message=message)
         begun = await begin(
             engine,
             asker,
             message,
             conversation=arguments.conversation,
-            response_format=await _format(arguments.format),
+            response_format=format,
             assistant=arguments.assistant or "",
         )
-        return await _followed(arguments, engine, asker, begun, terminal)
+        return await _followed(arguments, engine, asker, begun.task, begun, terminal)
 
 
 async def plan(arguments: Namespace, settings: Settings, terminal: Terminal) -> int:
     """Have a plan of one's own worked: a JSON array of tasks in a file, or on standard input."""
-    data = sys.stdin.read() if arguments.file == "-" else await Path(arguments.file).read_text(encoding="utf-8")
-    try:
-        tasks = msgspec.json.decode(data, type=list[dict[str, Any]])
-    except msgspec.MsgspecError as error:
-        raise UsageError(f"{arguments.file} is no JSON array of tasks: {error}") from error
+    tasks = await _tasks(arguments.file)
     steps = read_steps(tasks)
-    async with _working(settings) as (runtime, engine):
+    async with _working(settings, begins=True) as (runtime, engine):
         asker = store(runtime, "plan", tasks=tasks)
         begun = await begin(engine, asker, arguments.message or "", steps, conversation=arguments.conversation)
-        return await _followed(arguments, engine, asker, begun, terminal)
+        return await _followed(arguments, engine, asker, begun.task, begun, terminal)
 
 
-async def task(arguments: Namespace, settings: Settings, terminal: Terminal) -> int:
-    """Print a task and those below it."""
-    async with _working(settings, work=False) as (runtime, engine):
-        reader = store(runtime, "task_get", uri=arguments.uri)
-        await reader.get(arguments.uri)
-        node = await engine.forest.load(arguments.uri)
-        _show(await shown(reader, node, arguments.depth), terminal)
-    return OK
-
-
-async def cancel(arguments: Namespace, settings: Settings, terminal: Terminal) -> int:
-    """Stop a task and everything below it, whoever works it."""
-    async with _working(settings, work=False) as (runtime, engine):
-        await store(runtime, "task_cancel", uri=arguments.uri).get(arguments.uri)
-        stopping = await stop(engine, arguments.uri, arguments.reason or f"cancelled by {engine.principal.id}")
+async def branch(arguments: Namespace, settings: Settings, terminal: Terminal) -> int:
+    """Do a task again as it was asked at a version, beside the first time."""
+    async with _working(settings) as (runtime, engine):
+        asker = store(runtime, "task_branch", uri=arguments.uri)
+        version = None if arguments.at is None else await named_version(asker, arguments.uri, arguments.at)
+        again = await do_again(engine, asker, arguments.uri, version, assistant=arguments.assistant or "")
+        code = await _followed(arguments, engine, asker, again, None, terminal)
     if terminal.human:
-        terminal.line(f"cancelled {len(stopping.cancelled)} tasks")
-        for uri in stopping.left:
-            terminal.line(f"may still be running: {uri}")
-    else:
-        terminal.document(stopping)
-    return ERROR if stopping.left else OK
+        terminal.note(f"how it differs: cld compare {arguments.uri} {again}")
+    return code
 
 
-async def approve(arguments: Namespace, settings: Settings, terminal: Terminal) -> int:
-    """Answer a question that a task waits with."""
-    decision = "edit" if arguments.edit else "reject" if arguments.reject else "approve"
-    try:
-        edited = msgspec.json.decode(arguments.edit, type=dict[str, Any]) if arguments.edit else None
-    except msgspec.MsgspecError as error:
-        raise InvalidArgument(f"--edit is no JSON object: {error}", field="edit") from error
-    async with existing(settings) as runtime:
-        asker = store(runtime, "approve", uri=arguments.uri, decision=decision)
-        uri, answered = await decide(asker, arguments.uri, decision, edited, arguments.reason or "")
-    if terminal.human:
-        terminal.line(f"{decision}: {safe_line(answered.tool)} ({uri})")
-    else:
-        terminal.document({"uri": uri, **msgspec.to_builtins(answered)})
-    return OK
+async def go_on(arguments: Namespace, settings: Settings, terminal: Terminal) -> int:
+    """Work a task that is there, with whoever else does, until it is over or waits for somebody."""
+    async with _working(settings) as (runtime, engine):
+        asker = store(runtime, "task_get", uri=arguments.uri)
+        await asker.get(arguments.uri)
+        return await _followed(arguments, engine, asker, arguments.uri, None, terminal)
 
 
 @asynccontextmanager
-async def _working(settings: Settings, *, work: bool = True) -> AsyncGenerator[tuple[Runtime, Engine]]:
-    """The runtime with an engine; without `work` it looks and stops, and takes up nothing."""
-    work_settings = settings.work if work else msgspec.structs.replace(settings.work, resume=False)
-    async with existing(msgspec.structs.replace(settings, work=work_settings)) as runtime:
+async def _working(settings: Settings, *, begins: bool = False) -> AsyncGenerator[tuple[Runtime, Engine]]:
+    """The runtime with an engine that works what the command asks for, and takes up nothing else of the tree."""
+    settings = msgspec.structs.replace(settings, work=msgspec.structs.replace(settings.work, resume=False))
+    async with Runtime.open(settings) if begins else existing(settings) as runtime:
         bring_own_tools(runtime)
         yield runtime, await runtime.work(runtime.principal)
 
 
-async def _followed(arguments: Namespace, engine: Engine, asker: GuardedStore, begun: Begun, terminal: Terminal) -> int:
-    """Wait for the answer, saying what is done meanwhile; 0 when there is one."""
-    node = await engine.forest.load(begun.task)
-
-    def listen(changed: Node, said: str) -> None:
-        if said and changed.root is node.root and terminal.human:
-            terminal.note(f"{changed.id}: {safe_line(said)[:200]}")
-
-    end = engine.on_change(listen)
+async def _followed(
+    arguments: Namespace, engine: Engine, asker: GuardedStore, uri: URI, begun: Begun | None, terminal: Terminal
+) -> int:
+    """Wait until the task is over or waits for somebody, saying what is done meanwhile."""
+    node = await engine.forest.load(uri)
+    end = engine.on_change(_Telling(node, terminal).listen)
     try:
-        done = await wait(engine, begun.task, arguments.wait)
+        done = await _waited(engine, asker, node, arguments.wait, terminal)
+    except asyncio.CancelledError:
+        _left(uri, terminal, "interrupted")
+        raise
     finally:
         end()
-    tree = await shown(asker, node, 16)
+    tree = await shown(asker, node, _DEPTH)
     if not terminal.human:
-        terminal.document({**msgspec.to_builtins(begun), "status": done.status, "tree": tree})
-    else:
-        if arguments.explain:
-            _explain(tree, terminal)
-        _answer(done, tree, terminal)
-    return OK if done.status == "completed" else ERROR
-
-
-def _answer(done: Task, tree: dict[str, Any], terminal: Terminal) -> None:
+        place: dict[str, Any] = {} if begun is None else msgspec.to_builtins(begun)
+        terminal.document({**place, **tree})
+        return _code(engine, node)
+    if getattr(arguments, "explain", False):
+        for line in explained(tree):
+            terminal.line(terminal.style(line, "dim"))
+        terminal.line()
     if done.status == "completed":
-        output = done.output
-        text = output if isinstance(output, str) else msgspec.json.format(msgspec.json.encode(output)).decode()
-        for line in text.splitlines():
-            terminal.line(safe_line(line))
-        for number, source in enumerate(done.sources, 1):
-            terminal.line(terminal.style(f"[{number}] {safe_line(source.uri)}", "dim"))
-        return
-    _show(tree, terminal)
-
-
-def _explain(tree: dict[str, Any], terminal: Terminal, depth: int = 0) -> None:
-    """The plan, who was elected and why, and the calls."""
-    indent = "  " * depth
-    terminal.line(f"{indent}{terminal.style(tree['status'], 'bold')}  {safe_line(tree['purpose'])[:100]}")
-    if election := tree.get("election"):
-        who = _name(tree["assistant"])
-        ranked = ", ".join(f"{_name(one['assistant'])} {one['score']:.2f}" for one in election.get("ranked", ()))
-        why = safe_line(election.get("reason", ""))
-        terminal.line(f"{indent}  elected {who}: {why}" + (f" ({ranked})" if ranked else ""))
-    for call in tree.get("calls", ()):
-        terminal.line(f"{indent}  called {call['tool']}: {call['state']}")
-    for below in tree.get("tasks", ()):
-        _explain(below, terminal, depth + 1)
-
-
-def _name(assistant: str) -> str:
-    return id_of(URI(assistant)) if assistant.startswith("cld:") else assistant
-
-
-def _show(tree: dict[str, Any], terminal: Terminal) -> None:
-    if terminal.human:
-        for line in drawn(tree):
-            terminal.line(line)
+        _answer(done, terminal)
     else:
-        terminal.document(tree)
+        show(tree, terminal)
+    code = _code(engine, node)
+    if code == APPROVAL:
+        terminal.note("it waits for a person's answer: cld approve URI, or with --reject or --edit")
+        _left(uri, terminal, "then it goes on")
+    elif code == OPEN:
+        _left(uri, terminal, "not over yet")
+    return code
+
+
+async def _waited(engine: Engine, asker: GuardedStore, node: Node, seconds: float, terminal: Terminal) -> Task:
+    """The task when it is over, waits, or after `seconds`; questions are put to whoever is at the terminal."""
+    end = asyncio.get_running_loop().time() + seconds
+    while True:
+        left = end - asyncio.get_running_loop().time()
+        task = await wait(engine, node.uri, max(0.0, left))
+        if left <= 0 or node.is_over or not (terminal.human and terminal.can_ask):
+            return task
+        if not await _answered(engine, asker, node, terminal):
+            return task
+
+
+async def _answered(engine: Engine, asker: GuardedStore, node: Node, terminal: Terminal) -> bool:
+    """Put the first question that waits to the person; False when there is none, or no answer came."""
+    for one in waiting_for(engine, node):
+        for asked in (await shown(asker, one, 0)).get("approvals", ()):
+            arguments = msgspec.json.encode(asked["arguments"]).decode()
+            terminal.note(f"{one.meta.purpose}")
+            terminal.note(f"wants to call {asked['tool']} with {arguments}")
+            terminal.question(f"{asked.get('reason') or 'policy asks for your approval'}. Do you approve?")
+            # Not read at once: what else is being worked goes on meanwhile, and Ctrl-C ends the waiting.
+            await anyio.wait_readable(sys.stdin)
+            await decide(asker, URI(asked["uri"]), "approve" if terminal.answer() else "reject")
+            return True
+    return False
+
+
+def _code(engine: Engine, node: Node) -> int:
+    """The exit code that says how far a task is."""
+    match node.task.status:
+        case "completed":
+            return OK
+        case "failed" | "cancelled":
+            return ERROR
+        case _:
+            waiting = waiting_for(engine, node)
+            return APPROVAL if any(one.task.waiting == "approval" for one in waiting) else OPEN
+
+
+def _left(uri: URI, terminal: Terminal, why: str) -> None:
+    """Say what becomes of work that is not over when the command ends."""
+    terminal.note(f"{why}: a server on this tree goes on with it, or: cld task {uri} --wait 3600")
+    terminal.note(f"to stop it: cld cancel {uri}")
+
+
+class _Telling:
+    """Says on standard error what is being done about a task and all below it, for people."""
+
+    def __init__(self, node: Node, terminal: Terminal) -> None:
+        self._root = node
+        self._terminal = terminal
+        self._ended: set[URI] = set()
+        if terminal.human:
+            terminal.note(f"this is {node.uri}")
+
+    def listen(self, node: Node, said: str) -> None:
+        if not self._terminal.human or self._root not in node.path():
+            return
+        where = f"{node.id}: " if node is not self._root else ""
+        if said:
+            self._terminal.note(f"{where}{said[:200]}")
+        elif where and node.is_over and node.uri not in self._ended:
+            self._ended.add(node.uri)
+            self._terminal.note(f"{where}{node.task.status}")
+
+
+def _answer(done: Task, terminal: Terminal) -> None:
+    for line in text_of(done.output).splitlines():
+        terminal.line(safe_line(line))
+    if done.skipped:
+        terminal.line(f"skipped: {safe_line(done.skipped)}")
+    # Those that the answer does not name itself.
+    for source in done.sources:
+        if source.uri not in text_of(done.output):
+            terminal.line(terminal.style(f"source: {safe_line(source.uri)}", "dim"))
+
+
+async def _tasks(file: str) -> list[dict[str, Any]]:
+    """The tasks of a plan, from a file or standard input; also as the object that the tool `plan` takes."""
+    try:
+        data = sys.stdin.buffer.read() if file == "-" else await Path(file).read_bytes()
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}") from error
+    try:
+        value = msgspec.json.decode(data)
+        return msgspec.convert(value["tasks"] if isinstance(value, dict) else value, list[dict[str, Any]])
+    except (msgspec.MsgspecError, KeyError) as error:
+        raise UsageError(f"{file} is no JSON array of tasks: {error}; docs/tasks.md says what one is") from error
 
 
 async def _format(given: str | None) -> dict[str, Any] | str | None:

@@ -94,7 +94,7 @@ async def compare(engine: Engine, store: GuardedStore, first: URI, second: URI) 
     """
     for uri in (first, second):
         await store.get(uri)
-    return _difference(await engine.forest.load(first), await engine.forest.load(second))
+    return difference(await engine.forest.load(first), await engine.forest.load(second))
 
 
 def _inputs(node: Node, asked: Task) -> dict[str, Any]:
@@ -104,12 +104,13 @@ def _inputs(node: Node, asked: Task) -> dict[str, Any]:
     return {name: literal(value) for name, value in resolve(asked.inputs, needed).items()}
 
 
-def _difference(first: Node, second: Node) -> Difference:
+def difference(first: Node, second: Node) -> Difference:
+    """How two tasks that were read, and those below them, came out."""
     told, other = _told(first), _told(second)
     fields = {name: (told[name], other[name]) for name in told if told[name] != other[name]}
     output = _lines(first.task.output, second.task.output)
     both = [id for id in first.children if id in second.children]
-    below = tuple(_difference(first.children[id], second.children[id]) for id in both)
+    below = tuple(difference(first.children[id], second.children[id]) for id in both)
     only = (
         tuple(id for id in first.children if id not in second.children),
         tuple(id for id in second.children if id not in first.children),

@@ -15,6 +15,8 @@ from cld.work.tree import Node
 MOST_TEXT = 2000
 MOST_CALLS = 50
 
+_WAITS = {"approval": "a person's answer", "client": "its client", "time": "its time"}
+
 
 async def shown(store: GuardedStore, node: Node, depth: int) -> dict[str, Any]:
     """A task and `depth` levels below it, of which `store` may read all; totals are of everything below."""
@@ -71,15 +73,25 @@ async def _calls(store: GuardedStore, node: Node) -> list[dict[str, Any]]:
 
 
 def drawn(data: dict[str, Any], indent: str = "") -> list[str]:
-    """What `shown` gave, as lines of text."""
-    status = data["status"] + (f" for {data['waiting']}" if data.get("waiting") else "")
+    """What `shown` gave, as lines of text: its URI on top, subtasks by their ids, what has to be answered by URI."""
+    root = not indent
+    waits = f" for {_WAITS.get(data['waiting'], data['waiting'])}" if data.get("waiting") else ""
     who = f" [{id_of(data['assistant'])}]" if str(data.get("assistant", "")).startswith("cld:") else ""
-    lines = [f"{indent}{status}{who}  {safe_line(str(data['purpose']))[:120]}  {data['uri']}"]
+    name = "" if root else f"{id_of(data['uri'])}: "
+    lines = [f"{indent}{name}{data['status']}{waits}{who}  {safe_line(str(data['purpose']))[:120]}"]
+    if root or data.get("waiting"):
+        lines.append(f"{indent}  {data['uri']}")
+    if data.get("skipped"):
+        lines.append(f"{indent}  skipped: {safe_line(data['skipped'])}")
     if data.get("error"):
         lines.append(f"{indent}  {data['error']['code']}: {safe_line(data['error']['message'])}")
+    for one in data.get("approvals", ()):
+        lines.append(f"{indent}  asks: may it call {safe_line(one['tool'])}? {safe_line(one.get('reason', ''))}")
+        lines.append(f"{indent}  {one['uri']}")
     lines += [
-        f"{indent}  asks: {safe_line(one['tool'])}: {safe_line(one.get('reason', ''))}  {one['uri']}"
-        for one in data.get("approvals", ())
+        f"{indent}  wants from its client: {safe_line(str(one['tool']))} ({one['id']})"
+        for one in data.get("calls", ())
+        if one.get("client") and one["state"] == "waiting"
     ]
     for child in data.get("tasks", ()):
         lines += drawn(child, indent + "  ")
