@@ -18,6 +18,7 @@ from cld.index.linked_markdown import (
     link_statements,
     taken_apart,
 )
+from cld.index.linked_rdfa import Rdfa
 from cld.index.linked_terms import MAX_LITERAL, SCHEMA, VOCABULARY, source_iri
 from cld.resource import Resource
 from cld.uri import URI
@@ -114,7 +115,7 @@ class _Reader:
         if "itemscope" in text:
             self._take(document.microdata())
         if any(sign in text for sign in ("property=", "typeof=", "rel=", "rev=")):
-            self._take(document.rdfa())
+            self._take(Rdfa(document).statements())
         if links:
             self._add(document.links(self._uri))
 
