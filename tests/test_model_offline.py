@@ -463,3 +463,14 @@ def test_seed_assistants_are_elected_for_what_they_are_for(request_: str, name: 
 def test_written_quotes_can_be_read_back() -> None:
     quotes = best_quotes("put survive power", [Passage("cld:common.Text.put", PROMISE), Passage("cld:a.B.c", "Bread.")])
     assert passages_in(written(quotes), "cld:x.Y.z") == [Passage("cld:common.Text.put", PROMISE)]
+
+
+def test_what_only_asks_and_what_says_that_nothing_was_found_is_never_quoted() -> None:
+    asks = Passage("cld:common.Message.m1", "When was the crane replaced? How much does the new crane lift?")
+    nothing = Passage("cld:common.Message.m2", "Nothing was found that answers this: Who replaced the old crane?")
+    says = Passage("cld:common.Text.crane", "The old crane was replaced in March; the new one lifts 40 tonnes.")
+    quotes = best_quotes("How much does the new crane lift?", [asks, nothing, says])
+    assert [quote.uri for quote in quotes] == [says.uri]
+    assert best_quotes("Who replaced the old crane?", [asks, nothing]) == []
+    both = Passage("cld:common.Text.both", "How much does the new crane lift? It lifts 40 tonnes.")
+    assert best_quotes("How much does the new crane lift?", [both])

@@ -15,7 +15,7 @@ from cld.errors import ModelFailed
 from cld.json_schema import compile_schema
 from cld.models import Ask, Completion, OnText
 from cld.models.offline_picks import EXPRESSIONS, picks, reader
-from cld.models.offline_quotes import SHORT_QUOTE, Passage, Quoted, best_quotes, passages_in, written
+from cld.models.offline_quotes import NOTHING, SHORT_QUOTE, Passage, Quoted, best_quotes, passages_in, written
 from cld.models.offline_request import Called, Request, read_request, texts_in
 from cld.models.offline_rules import misfit
 from cld.types import Usage, Wish
@@ -152,7 +152,7 @@ def _follow_up(request: Request, quotes: list[Quoted], ask: Ask) -> Wish | None:
 def _nothing(request: Request) -> str:
     failed = [call for call in request.calls if call.failed]
     why = f" {failed[0].wish.tool} failed: {failed[0].text[:300]}" if failed else ""
-    looked = "Nothing was found that answers this" if request.calls else "There was nothing to look in for this"
+    looked = NOTHING if request.calls else "There was nothing to look in for this"
     return f"{looked}: {' '.join(request.task.split())[:300]}{why}\n({NO_MODEL[0].upper()}{NO_MODEL[1:]}.)"
 
 

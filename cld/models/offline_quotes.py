@@ -19,6 +19,11 @@ MOST_QUOTE = 600
 SHORT_QUOTE = 120
 """A shorter quote says little: its resource is read."""
 
+NOTHING = "Nothing was found that answers this"
+"""What an answer without a quote begins with; no later answer quotes it."""
+
+_ONLY_ASKS = re.compile(r"(?:[^.!?]+\?[\s\"'”’)]*)+")
+
 _MACHINERY = re.compile(r"(?:^cld:|/)(?:common\.(?:Assistant|Prompt|Schema)|plan\.\w+|tool\.\w+|cld\.\w+)\.[^/]+$")
 """What cld itself works with: it says how answers are found, and is none."""
 
@@ -67,7 +72,7 @@ def best_quotes(question: str, passages: Iterable[Passage], *, also_repeating: b
     found: list[Quoted] = []
     for piece, shared, meaning in zip(pieces, words, meanings, strict=True):
         new = _new_words(piece.text, question)
-        if new is None or (new <= _NEW_WORDS and not also_repeating):
+        if new is None or ((new <= _NEW_WORDS or _is_no_answer(piece.text)) and not also_repeating):
             continue
         if shared >= _LEAST_WORDS or (meaning >= _LEAST_MEANING and (shared or not total)):
             found.append(Quoted(piece.uri, _quoted(piece.text, asked), round(shared + meaning, 4)))
@@ -113,6 +118,11 @@ def _new_words(text: str, question: str) -> float | None:
     """The share of a passage's words that the question does not have; None when it is the question itself."""
     said, asked = ({word for _, word in words_of(one)} for one in (text, question))
     return None if said == asked else len(said - asked) / max(1, len(said))
+
+
+def _is_no_answer(text: str) -> bool:
+    """Whether a text only asks, as the message or the title of a conversation does, or says that nothing was found."""
+    return text.startswith(NOTHING) or bool(_ONLY_ASKS.fullmatch(text.strip()))
 
 
 def _telling(question: str) -> dict[str, float]:
