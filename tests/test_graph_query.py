@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import re
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -375,3 +377,27 @@ async def test_a_worker_that_was_taken_just_as_it_should_go_stays(tmp_path: Path
             assert taken is slot
             await asyncio.gather(*workers._closing)
             assert slot._process is not None and slot._process.is_alive
+
+
+def test_a_watch_of_memory_that_ends_while_it_is_looked_at_ends_nothing() -> None:
+    program = """
+import threading
+from cld.index.graph_memory import Memory
+
+class Ending(Memory):
+    def _used(self):
+        found = super()._used()
+        if threading.current_thread() is not threading.main_thread():
+            self._limit = 0
+            looked.release()
+        return found
+
+looked = threading.Semaphore(0)
+memory = Ending(1 << 50)
+for _ in range(3):
+    with memory.watched():
+        assert looked.acquire(timeout=20)
+print("alive")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "alive\n")

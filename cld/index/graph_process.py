@@ -15,12 +15,12 @@ from typing import Self
 import msgspec
 
 from cld.errors import CldError
+from cld.index.graph_memory import OUT_OF_MEMORY
 from cld.index.graph_messages import LENGTH_BYTES, Answer, Order, Piece
 
 MEMORY_BYTES = 512 * 1024 * 1024
 """By how much a query may make its worker grow."""
 
-_OUT_OF_MEMORY = 71
 _STARTING_SECONDS = 60.0
 
 # By name and not by path, so that the worker's package is this one; appended, so that nothing is shadowed by it.
@@ -126,7 +126,7 @@ class GraphProcess:
     async def _ended(self) -> WorkerEnded:
         code = await self._process.wait()
         await self.aclose()
-        if code == _OUT_OF_MEMORY:
+        if code == OUT_OF_MEMORY:
             return WorkerEnded("stopped because it took more memory than it may")
         if code == -signal.SIGALRM:
             return WorkerEnded("stopped because it took too long")

@@ -12,13 +12,12 @@ import re
 import resource
 import signal
 import sys
-import threading
-import time
 from typing import Any, BinaryIO
 
 import msgspec
 
 from cld.errors import CldError
+from cld.index.graph_memory import Memory
 from cld.index.graph_messages import (
     LENGTH_BYTES,
     Answer,
@@ -41,10 +40,6 @@ from cld.index.linked_facts import Extracted, plain
 from cld.index.linked_terms import PREFIXES, XSD
 from cld.resource import Resource
 
-OUT_OF_MEMORY = 71
-"""Exit code of a worker that took more memory than it may."""
-
-_TICK_SECONDS = 0.01
 _GRACE_SECONDS = 2.0
 _INTEGERS = frozenset(
     XSD + name
@@ -65,7 +60,7 @@ def _rdf() -> Any:
 class Worker:
     """Answers orders one after the other."""
 
-    def __init__(self, out: BinaryIO, memory: "Memory") -> None:
+    def __init__(self, out: BinaryIO, memory: Memory) -> None:
         self._out = out
         self._memory = memory
         self._store = _rdf().Store()
@@ -170,42 +165,6 @@ class _Table:
                 return _plain_literal(term.value, term.datatype.value)
             case _:
                 return str(term)
-
-
-class Memory:
-    """Ends this process when it has grown by more than `most` bytes since `watched` began.
-
-    A thread looks, which works because the engine lets other threads run while it evaluates.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._limit = 0
-        # Opened now: later nothing can be.
-        self._statm = os.open("/proc/self/statm", os.O_RDONLY) if sys.platform == "linux" else -1
-        self._page = os.sysconf("SC_PAGE_SIZE")
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def watched(self) -> "Memory":
-        return self
-
-    def __enter__(self) -> None:
-        self._limit = self._used() + self._most
-
-    def __exit__(self, *_: object) -> None:
-        self._limit = 0
-
-    def _used(self) -> int:
-        if self._statm >= 0:
-            return int(os.pread(self._statm, 256, 0).split()[1]) * self._page
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
-
-    def _watch(self) -> None:
-        while True:
-            time.sleep(_TICK_SECONDS)
-            if self._limit and self._used() > self._limit:
-                os._exit(OUT_OF_MEMORY)
 
 
 class _Pieces:
