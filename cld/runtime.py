@@ -38,10 +38,10 @@ from cld.schema import Schemas
 from cld.store import Store
 from cld.store.fsspec import FsspecStore
 from cld.store.local import Finding, LocalStore
+from cld.tools import Source
 from cld.uri import ROOT, URI, make_uri
 
 if TYPE_CHECKING:
-    from cld.tools import Source
     from cld.work.engine import Engine
     from cld.workshop import Workshop
 
@@ -153,7 +153,7 @@ class Runtime:
             )
         return self._knowledge
 
-    def bring(self, make: Callable[[], "Source"]) -> None:
+    def bring(self, make: Callable[[], Source]) -> None:
         """Add tools that tasks may use, before the first work; they are made when that begins."""
         self._brought.append(make)
 

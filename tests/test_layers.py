@@ -18,6 +18,9 @@ HEAVY = (
     *("watchdog", "fsspec", "paramiko", "wasmtime", "opa_wasmtime", "jsonschema", "referencing", "jwt"),
     *("litellm", "lancedb", "pyarrow", "rdflib", "pyoxigraph", "wordllama", "numpy"),
 )
+# Of cld itself only this is loaded late: most servers are never asked to work, and it would double their own share
+# of the start.
+LATE = {"cld/runtime.py": {"cld.workshop", "cld.work.engine"}}
 FOUNDATION = ("errors", "uri", "resource", "principal", "config")
 
 
@@ -81,7 +84,9 @@ def test_every_module_is_in_a_layer() -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_no_import_of_cld_hides_in_a_function(path: Path) -> None:
     found = list(imports(ast.parse(path.read_text())))
-    assert [f"line {line}: {name}" for name, late, line in found if late and is_of(name, "cld")] == []
+    allowed = LATE.get(path.relative_to(ROOT).as_posix(), set())
+    hidden = [(line, name) for name, late, line in found if late and is_of(name, "cld") and name not in allowed]
+    assert hidden == []
     assert [f"line {line}" for name, _, line in found if name.startswith(".")] == [], "imports are absolute"
 
 

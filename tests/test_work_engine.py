@@ -16,8 +16,9 @@ from work_world import (
 )
 
 from cld.models import Ask, Completion
+from cld.resource import Draft
 from cld.types import Annotations, Budget, Step, Usage, Wish
-from cld.uri import make_uri
+from cld.uri import URI, make_uri
 from cld.work.branching import branch, compare
 from cld.work.requests import begin, cancel, decide, update, wait
 
@@ -92,11 +93,12 @@ async def test_calls_are_made_once_and_their_results_are_told(tmp_path: Path) ->
 
     tools = FunctionTools({"look": lambda arguments, caller: {"uri": "cld:common.Text.t", "seen": arguments["at"]}})
     async with working(tmp_path, model, tools) as place:
+        there = await place.store.put(Draft(URI("cld:common.Text.t"), {"text": "there"}))
         begun = await begin(place.engine, place.store, "", (Step("a", "Look"),))
         await wait(place.engine, begun.task, 10)
         tasks = await wait(place.engine, make_uri(begun.task, "plan.Task", "a"), 10)
         assert tasks.output.startswith("the tool said") and '"seen":1' in tasks.output
-        assert [source.uri for source in tasks.sources] == ["cld:common.Text.t"]
+        assert [(source.uri, source.version) for source in tasks.sources] == [("cld:common.Text.t", there.version)]
         assert tasks.usage.calls == 1
         [call] = (await place.all_of("tool.Call")).values()
         assert (call["state"], call["result"]["seen"]) == ("finished", 1)

@@ -14,7 +14,15 @@ import msgspec
 from msgspec.structs import replace
 
 from cld.assistants import Job, Parked, delta, work
-from cld.errors import CldError, InvalidArgument, InvalidTransition, LeaseLost, ModelFailed
+from cld.errors import (
+    CldError,
+    InvalidArgument,
+    InvalidResource,
+    InvalidTransition,
+    LeaseLost,
+    ModelFailed,
+    ResourceNotFound,
+)
 from cld.guard import GuardedStore
 from cld.journal import Journal
 from cld.models import Ask, Message, OnText
@@ -32,7 +40,7 @@ from cld.tasks.order import PlanLimits, check_plan, dependencies
 from cld.tasks.states import Complete, Event, Fail, Judge, Plan, Release, Skip, Stopped, Supervise, Wait
 from cld.tools import Caller
 from cld.types import Failure, Judgement, Source, Step, Task, Usage
-from cld.uri import id_of, make_uri
+from cld.uri import URI, id_of, make_uri
 from cld.work.context import context_of
 from cld.work.electing import Assistants, Member, names
 from cld.work.tree import Forest, Node, meta_of, task_of
@@ -140,16 +148,10 @@ class Working:
         Everyone else who has a hand in one of these tasks must be allowed too, and by themselves: they act for
         nobody. So no subtask can do what its parent cannot, nor what who wrote it cannot.
         """
-        path = list(reversed(list(node.path())))
-        met = {self.principal.id}
-        others: list[Principal] = []
-        for one in path:
-            for name in (one.created_by, one.updated_by, *await self.forest.hands(one)):
-                if name and name not in met:
-                    met.add(name)
-                    others.append(parse_principal(name))
+        others = [parse_principal(name) for name in await self.forest.writers(node)]
         principal = replace(self.principal, also=(*self.principal.also, *others))
         named = {one.id for one in self.principal.chain()}
+        path = reversed(list(node.path()))
         for assistant in dict.fromkeys(one.task.assistant for one in path if one.task.assistant):
             if (name := f"assistant:{_id_of(assistant)}") not in named:
                 named.add(name)
@@ -268,7 +270,9 @@ class _Claimed:
             tell=lambda said: working.tell(node, said),
         )
         done = await work(job)
-        return await self._complete(done.output, done.sources, delta(done.usage, node.task.usage))
+        reader = self._world.store(principal, Context(tool="resource_get", task=str(node.uri)))
+        sources = await _seen(reader, done.sources)
+        return await self._complete(done.output, sources, delta(done.usage, node.task.usage))
 
     async def _judge(self) -> Sequence[Event]:
         working, node, task = self._working, self._node, self._node.task
@@ -367,6 +371,18 @@ class _Claimed:
             priority=task.priority,
             steps=task.plan or (),
         )
+
+
+async def _seen(store: GuardedStore, sources: Sequence[Source]) -> tuple[Source, ...]:
+    """The sources that the assistant may read, in the version they have: what cannot be looked up is no evidence."""
+    seen: list[Source] = []
+    for source in sources:
+        try:
+            version = source.version or (await store.get(URI(source.uri))).version
+        except (ResourceNotFound, InvalidResource):
+            continue
+        seen.append(replace(source, version=version))
+    return tuple(seen)
 
 
 def _part(child: Node) -> Part:
