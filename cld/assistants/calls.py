@@ -6,6 +6,7 @@ had begun only where that is harmless, else a person decides. What others change
 
 import asyncio
 import fnmatch
+import re
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -29,6 +30,9 @@ MOST_WISHES = 32
 """How many calls of one answer are made; the model is told of the others that they were not."""
 
 MOST_SOURCES = 50
+
+_OWN = re.compile(r"(?:^cld:|/)(?:common\.Assistant|plan\.\w+|tool\.\w+)\.[^/]+$")
+"""What cld itself works with: an answer rests on it only where it says so."""
 
 _PERSON = "a person"
 _ONE_CALL = Usage(calls=1)
@@ -92,14 +96,20 @@ class Calls:
         raise Parked("approval", deadline, spent)
 
     def sources(self, output: Any) -> tuple[Source, ...]:
-        """What the answer rests on: the resources it names of those that calls brought, or all of these."""
+        """What the answer rests on: the resources it names of those that calls brought.
+
+        Where a model that writes names none, it is all of these but cld's own; an answer made of quotes that has no
+        quote rests on nothing.
+        """
         met: dict[str, Source] = {}
         for kept in self._calls.values():
             if kept.call.state == "finished":
                 _sources_in(kept.call.result, met)
         told = output if isinstance(output, str) else msgspec.json.encode(output).decode()
-        named = [source for source in met.values() if source.uri in told]
-        return tuple((named or list(met.values()))[:MOST_SOURCES])
+        named = [source for source in met.values() if _is_named(source.uri, told)]
+        if not named and self._job.model.generates:
+            named = [source for source in met.values() if not _OWN.search(source.uri)]
+        return tuple(named[:MOST_SOURCES])
 
     def _is_harmless(self, wish: Wish) -> bool:
         tool = self._tools.get(wish.tool)
@@ -266,6 +276,11 @@ def _may_use(job: Job, name: str) -> bool:
     if job.task.tools is not None and name not in job.task.tools:
         return False
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in job.assistant.tools)
+
+
+def _is_named(uri: str, told: str) -> bool:
+    """Whether a text names the resource itself, and not only one below it."""
+    return re.search(rf"{re.escape(uri)}(?![A-Za-z0-9_-]|/[a-z])", told) is not None
 
 
 def _sources_in(value: object, met: dict[str, Source]) -> None:
