@@ -256,6 +256,15 @@ async def test_events_that_could_not_be_decided_on_together_are_not_lost(store: 
     assert [event.uri for event in await heard.batch(3)] == [A, A1]
     assert [line[1] for line in journal.lines] == ["subscribe", "read"], "one line for all"
     assert [event.uri for event in await heard.batch(3)] == [A2]
+    for uri in (A, A1):
+        subscription.offer(Event("put", uri, "v", "test", "t", "e"))
+    del journal.lines[:]
+
+    async def is_known(event: Event) -> bool:
+        return event.uri == A
+
+    assert [event.uri for event in await heard.batch(3, is_known)] == [A1]
+    assert not any(A in line for line in journal.lines), "nobody is asked about what the reader knows"
     subscription.offer(Event("put", B, "v", "test", "t", "e"))
     await subscription.aclose()
     assert await heard.batch(3) == (), "what may not be heard ends nobody's waiting"

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Self
 
@@ -11,6 +11,8 @@ from cld.events.bus import EventBus
 from cld.events.subscription import Subscription
 from cld.guard.store import GuardedStore
 from cld.uri import ROOT, URI
+
+IsKnown = Callable[[Event], Awaitable[bool]]
 
 
 class GuardedSubscription:
@@ -49,16 +51,19 @@ class GuardedSubscription:
             if may_hear:
                 return event
 
-    async def batch(self, most: int) -> Sequence[Event]:
+    async def batch(self, most: int, is_known: IsKnown | None = None) -> Sequence[Event]:
         """What came, as soon as there is one that may be heard, `most` at most; none once it is closed.
 
-        They are decided on together, which is quicker and takes less of the log than one by one.
+        They are decided on together, which is quicker and takes less of the log than one by one. Of what came,
+        that which the reader says `is_known` to it, as its own writes are, is dropped before.
         """
         while True:
             if not self._undecided and not await self._wait(None):
                 return ()
             while len(self._undecided) < most and await self._wait(0.0):
                 pass
+            if is_known is not None:
+                self._undecided = deque([event for event in self._undecided if not await is_known(event)])
             heard = await self._store.may_hear_each(self._undecided)
             self._undecided.clear()
             if heard:
