@@ -108,8 +108,21 @@ def test_the_slow_way_to_call_gives_the_same_answers(monkeypatch: pytest.MonkeyP
 
     fast = Folder(tmp_path / "fast").open().decide(LOCAL, "read", NOTE, Context())
     monkeypatch.setattr("cld.policy.wasm._through_bindings", unknown)
+    monkeypatch.setattr("cld.policy.wasm._reach_through_bindings", unknown)
     slow = Folder(tmp_path / "slow").open().decide(LOCAL, "read", NOTE, Context())
     assert slow.allow is fast.allow is True
+
+
+def test_an_instance_that_was_closed_is_not_asked() -> None:
+    code = (FOLDER / "policy.wasm").read_bytes()
+    instance = Instance(
+        load_module(code, hashlib.sha256(code).hexdigest(), None), b"{}", timeout_ms=1000, memory_bytes=8 << 20
+    )
+    entrypoint = instance.entrypoints["cld/authz/decision"]
+    assert instance.evaluate(entrypoint, b"{}")
+    instance.close()
+    with pytest.raises(AttributeError):  # and not a look at memory that is gone
+        instance.evaluate(entrypoint, b"{}")
 
 
 def test_sprintf_does_what_go_does_or_refuses() -> None:

@@ -42,7 +42,10 @@ async def work(job: Job) -> Done:
         LeaseLost: another process works the task.
         InvalidResource: what is in the journal is not the engine's own.
     """
-    dialogue = _Dialogue(job, await job.journal.turns(), Calls(job, await job.journal.calls()))
+    # What nobody has worked before has no journal. Should there be one all the same, writing to it fails.
+    is_new = job.fence == 1
+    turns, calls = ([], {}) if is_new else (await job.journal.turns(), await job.journal.calls())
+    dialogue = _Dialogue(job, turns, Calls(job, calls))
     while True:
         await dialogue.settle()
         completion = await dialogue.think()
