@@ -292,6 +292,9 @@ async def test_getting_many_gives_what_getting_each_gives_and_opens_nothing_deni
             assert one is None
     assert found[3] is None and (found[2] is None) == needs_meta
     assert needs_meta or len(calls) == 4, "B is denied and not opened"
+    watched.calls.clear()
+    taken = [one async for one in mine.each([A, A1, A2, B, B1])]
+    assert list(map(str, taken)) == list(map(str, found)) and list(watched.calls) == calls
 
 
 async def test_one_who_may_write_but_not_read_is_not_told_the_version(store: Store) -> None:

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,11 +27,8 @@ log = logging.getLogger(__name__)
 BATCH = 256
 """Resources read and written at a time; what was put meanwhile waits no longer than that takes."""
 
-READ = 16
-"""Resources read at once, of whatever size each is."""
-
 PORTION_BYTES = 8 * 1024 * 1024
-"""So much of resources, as JSON, is held and written at a time, and at most `READ` resources more."""
+"""So much of resources, as JSON, is held and written at a time, and one resource more."""
 
 TAKE_OVER_SECONDS = 0.5
 RECONCILE_SECONDS = 900.0
@@ -164,14 +161,14 @@ async def read(
     """What the tree has of `uris` now, in their order: as many at a time as fit into a portion."""
     portion: list[tuple[URI, Stored | InvalidResource | None]] = []
     size = 0
-    for first in range(0, len(uris), READ):
-        some = uris[first : first + READ]
-        found = await store.get_each(some)
-        size += sum(len(msgspec.json.encode(one.resource)) for one in found if isinstance(one, Stored))
-        portion += zip(some, found, strict=True)
-        if size > PORTION_BYTES:
-            yield portion
-            portion, size = [], 0
+    async with aclosing(store.each(uris)) as each:
+        for uri in uris:
+            found = await anext(each)
+            portion.append((uri, found))
+            size += len(msgspec.json.encode(found.resource)) if isinstance(found, Stored) else 0
+            if size > PORTION_BYTES:
+                yield portion
+                portion, size = [], 0
     if portion:
         yield portion
 

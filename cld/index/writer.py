@@ -24,7 +24,7 @@ FAN_IN = 6
 PORTION_BYTES = 8 * 1024 * 1024
 """So much of resources, as JSON, is embedded and written at a time; a larger one by itself.
 
-However many its caller gives: of those that are read together (`cld.index.keeping.read`) some may be large."""
+However many its caller gives."""
 
 _SMALLEST = 64
 _UNRELATED = (
