@@ -7,22 +7,22 @@ all of them share the models and the tools.
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AsyncExitStack
 
 from cld.config import Settings
 from cld.errors import AccessDenied, ApprovalRequired, CldError, Conflict
-from cld.guard import Guard, GuardedStore, GuardedSubscription
+from cld.guard import Guard, GuardedStore
 from cld.index.window import Find
 from cld.journal import children
 from cld.models import Model
 from cld.models.offline import Offline
 from cld.models.router import Router
-from cld.principal import Principal
+from cld.policy import Context
+from cld.principal import Principal, parse_principal
 from cld.resource import Draft, decode
 from cld.tools import Source
 from cld.tools.calling import Calling
-from cld.tools.library import places
-from cld.tools.python import PythonTools
+from cld.tools.toolbox import Hear, Toolbox
 from cld.uri import ROOT, parse_uri
 from cld.work.electing import ASSISTANT
 from cld.work.engine import Engine
@@ -38,7 +38,7 @@ class Workshop:
         self,
         settings: Settings,
         store: OpensStores,
-        hear: Callable[[GuardedStore, frozenset[str]], AbstractAsyncContextManager[GuardedSubscription]],
+        hear: Hear,
         guard_of: Callable[[Principal], Guard],
         find: Find | None,
         elect: Elects | None,
@@ -53,7 +53,7 @@ class Workshop:
         self._engines: dict[str, Engine] = {}
         self._opening = asyncio.Lock()
         self._stack = AsyncExitStack()
-        self._calling: Calling | None = None
+        self._toolbox: Toolbox | None = None
         self._model: Model | None = None
 
     def bring(self, source: Source) -> None:
@@ -70,20 +70,26 @@ class Workshop:
         return self._model
 
     async def calling(self) -> Calling:
-        """The way to call every tool there is."""
+        """The way to call every tool there is; the first call opens the tools."""
         async with self._opening:
-            return await self._calling_open()
+            return (await self._toolbox_open()).calling
+
+    @property
+    def opened(self) -> Calling | None:
+        """As `calling`, where that was asked for before."""
+        return None if self._toolbox is None else self._toolbox.calling
 
     async def engine(self, principal: Principal) -> Engine:
         """The engine that works what `principal` asks for."""
         async with self._opening:
             if (engine := self._engines.get(principal.id)) is None:
+                toolbox, _ = await asyncio.gather(self._toolbox_open(), self._prepared())
                 world = World(
                     settings=self._settings.work,
                     store=self._store,
                     hear=self._hear,
                     model=self.model,
-                    calling=await self._calling_open(),
+                    calling=toolbox.calling,
                     find=self._find,
                     elect=self._elect,
                 )
@@ -94,24 +100,41 @@ class Workshop:
                     await engine.resume()
             return engine
 
+    async def inspect(self) -> Sequence[str]:
+        """What is wrong with tools and models, all of them loaded for that; nothing is written into the tree."""
+        async with self._opening:
+            toolbox = await self._toolbox_open(publish=False)
+        await toolbox.load()
+        return self.problems()
+
     def problems(self) -> Sequence[str]:
-        """What is wrong with tools and models right now."""
-        return [] if self._calling is None else self._calling.problems()
+        """What is wrong with tools and models right now, as far as they were loaded."""
+        model = self.model
+        found = list(model.problems) if isinstance(model, Router) else []
+        return found if self._toolbox is None else [*found, *self._toolbox.problems()]
 
     async def aclose(self) -> None:
         await self._stack.aclose()
 
-    async def _calling_open(self) -> Calling:
-        if self._calling is None:
-            tooling = self._settings.tooling
-            folders, options = places(tooling)
-            python = await PythonTools.open(folders, tooling, options)
-            sources = [*self._brought, python]
-            calling = Calling(sources, self._guard_of, tooling)
-            python.nest = calling.call
-            self._stack.push_async_callback(calling.aclose)
-            self._calling = calling
-        return self._calling
+    async def _prepared(self) -> None:
+        """The model, so that asking it holds up nothing."""
+        if isinstance(self.model, Router):
+            await self.model.prepare()
+
+    async def _toolbox_open(self, *, publish: bool = True) -> Toolbox:
+        if self._toolbox is None:
+            principal = parse_principal(self._settings.principal)
+            toolbox = await Toolbox.open(
+                self._settings,
+                self._brought,
+                self._store(principal, Context(tool="tools")),
+                self._hear,
+                self._guard_of,
+                publish=publish,
+            )
+            self._stack.push_async_callback(toolbox.aclose)
+            self._toolbox = toolbox
+        return self._toolbox
 
     async def _seed(self, store: GuardedStore) -> None:
         """Put the assistants that cld brings into a tree that has none, where its principal may."""
@@ -129,4 +152,3 @@ class Workshop:
             except CldError as error:
                 log.warning("%s was not put into the tree: %s", uri, error)
                 return
-

@@ -22,7 +22,8 @@ from cld.config import Permit
 from cld.errors import ToolFailed
 from cld.principal import Principal
 from cld.tools import Caller, Result, server_connection, server_http, server_stdio
-from cld.tools.server_listing import MAX_DESCRIPTION, MAX_NAME, here
+from cld.tools.names import MAX_NAME, here
+from cld.tools.server_listing import MAX_DESCRIPTION
 from cld.tools.server_permits import allowed
 from cld.tools.servers import Servers, ServerTools
 from cld.types import Annotations, Failure, Server, Tool

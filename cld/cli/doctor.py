@@ -28,6 +28,10 @@ async def doctor(arguments: Namespace, settings: Settings, terminal: Terminal) -
         for problem in runtime.problems():
             _print(Finding("", problem, "error"), terminal)
             left += 1
+        for problem in await runtime.workshop.inspect():
+            _print(Finding("", problem, "warning"), terminal)
+            count += 1
+            left += 1
         if settings.is_local:
             async for finding in runtime.doctor(fix=not arguments.no_fix):
                 _print(finding, terminal)

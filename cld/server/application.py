@@ -14,8 +14,14 @@ from mcp.server.caching import CacheHint
 from mcp.server.lowlevel import NotificationOptions, Server
 from mcp.server.models import InitializationOptions
 from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
-from mcp_types import PaginatedRequestParams
+from mcp_types import (
+    CallToolRequestParams,
+    PaginatedRequestParams,
+    SubscriptionsListenRequestParams,
+    SubscriptionsListenResult,
+)
 from mcp_types.methods import CacheableMethod
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from cld import __version__
 from cld.runtime import Runtime
@@ -33,7 +39,9 @@ from cld.server.resources import Resources
 from cld.server.resources_tools import CORE, MORE
 from cld.server.resuming import resume
 from cld.server.subscriptions import Subscriptions
+from cld.server.tool_list import tool_list
 from cld.server.tools import Tools
+from cld.server.work_registry import TreeTools
 from cld.server.work_tools import WORK
 from cld.tools import Source
 
@@ -68,7 +76,8 @@ class Application:
         self.registry = Registry()
         core, more = _tables(runtime, self.inboxes, self.registry)
         self.registry.replace("cld", select(runtime.settings.tools, core, more))
-        runtime.bring(lambda: _own_tools(runtime, [*core, *more]))
+        self.tree_tools = TreeTools(runtime, self.registry)
+        runtime.bring(lambda: self._woken([*core, *more]))
         self.tools = Tools(access, self.registry)
         self.resources = Resources(access)
         self.prompts = Prompts(access)
@@ -86,18 +95,19 @@ class Application:
             finally:
                 resuming.cancel()
                 await asyncio.gather(resuming, return_exceptions=True)
+                await self.tree_tools.aclose()
                 await self.inboxes.aclose()
 
         # Plain dicts are what these return, and the SDK takes them; its annotations name its models only.
         handlers: dict[str, Any] = {
             "on_list_tools": self._list_tools,
-            "on_call_tool": self.tools.call,
+            "on_call_tool": self._call_tool,
             "on_list_resources": self._list_resources,
             "on_list_resource_templates": self.resources.templates,
             "on_read_resource": self.resources.read,
             "on_subscribe_resource": self.subscriptions.subscribe,
             "on_unsubscribe_resource": self.subscriptions.unsubscribe,
-            "on_subscriptions_listen": self.subscriptions.listen,
+            "on_subscriptions_listen": self._listen,
             "on_list_prompts": self._list_prompts,
             "on_get_prompt": self.prompts.get,
             "on_completion": self.completions.complete,
@@ -127,8 +137,27 @@ class Application:
         return f"{INSTRUCTIONS}\nAt present everything is denied, for there is no valid policy: {why}"
 
     async def _list_tools(self, ctx: RequestContext, params: PaginatedRequestParams | None) -> dict[str, Any]:
+        await self.tree_tools.look()
         await self.subscriptions.list_told(ctx, "tools")
+        if ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS:
+            self.tree_tools.follow()
         return await self.tools.list(ctx, params)
+
+    async def _listen(self, ctx: RequestContext, params: SubscriptionsListenRequestParams) -> SubscriptionsListenResult:
+        if params.notifications.tools_list_changed:
+            await self.tree_tools.look()
+            self.tree_tools.follow()
+        return await self.subscriptions.listen(ctx, params)
+
+    async def _call_tool(self, ctx: RequestContext, params: CallToolRequestParams) -> dict[str, Any]:
+        if self.registry.find(params.name) is None:
+            await self.tree_tools.look()  # called without a look at the list, or before it was heard of
+        return await self.tools.call(ctx, params)
+
+    def _woken(self, tools: Sequence[Tool]) -> Source:
+        """cld's own tools for tasks; made when this process begins to work."""
+        self.tree_tools.woken()
+        return _own_tools(self.access.runtime, tools)
 
     async def _list_resources(self, ctx: RequestContext, params: PaginatedRequestParams | None) -> dict[str, Any]:
         await self.subscriptions.list_told(ctx, "resources")
@@ -149,7 +178,14 @@ def bring_own_tools(runtime: Runtime) -> None:
 def _tables(runtime: Runtime, inboxes: Inboxes, registry: Registry) -> tuple[Sequence[Tool], Sequence[Tool]]:
     """The tools offered by default, and the others."""
     core, more = knowledge_tools(runtime)
-    return [*CORE, *core, *WORK], [*MORE, *BRANCHES, *events_tools(inboxes), *policy_tools(registry), *more]
+    return [*CORE, *core, *WORK], [
+        *MORE,
+        *BRANCHES,
+        *events_tools(inboxes),
+        *policy_tools(registry),
+        tool_list(registry),
+        *more,
+    ]
 
 
 def _own_tools(runtime: Runtime, tools: Sequence[Tool]) -> Source:

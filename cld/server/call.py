@@ -136,6 +136,16 @@ class Call:
         return self.runtime.store(self.principal, self.context, approved="change" in self._agreed)
 
     @property
+    def is_approved(self) -> bool:
+        """Whether a person agreed to what the call changes."""
+        return "change" in self._agreed
+
+    @property
+    def was_declined(self) -> bool:
+        """Whether a person was asked and did not agree."""
+        return self._declined
+
+    @property
     def can_ask(self) -> bool:
         """Whether the host can put a question to its user."""
         capabilities = self.ctx.session.client_capabilities

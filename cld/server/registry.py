@@ -14,6 +14,8 @@ from typing import Any
 import msgspec
 
 from cld.errors import ConfigError
+from cld.guard import Guard
+from cld.policy import Context
 from cld.server.arguments import Parse, parser, schema_of
 from cld.server.call import Call, Reply
 from cld.uri import ROOT, URI, make_uri
@@ -51,17 +53,22 @@ class Tool:
     `parse` makes of a call's arguments what `handle` gets, raising InvalidArgument where they do not
     fit `input_schema`. `uri` is what policy is asked about ("call"). An `output_schema` must let
     `{"error": …}` pass too, because clients check failed results as well; `result_schema` makes such a one.
+    What may not be read where `reads` says so is not there. One that is not `listed` can be called, but is left out
+    of the list. One that `decides` asks policy "call" itself, with arguments that it has checked.
     """
 
     name: str
     title: str
     description: str
     input_schema: Mapping[str, Any]
-    parse: Parse
-    handle: Handle
+    parse: Parse = field(compare=False)
+    handle: Handle = field(compare=False)
     annotations: Annotations
     output_schema: Mapping[str, Any] | None = None
     uri: URI = ROOT
+    reads: URI = ROOT
+    listed: bool = True
+    decides: bool = False
 
     def __post_init__(self) -> None:
         if self.uri == ROOT:
@@ -147,6 +154,19 @@ class Registry:
         """All tools, in a stable order."""
         return tuple(self._by_name.values())
 
+    def shown(self, guard: Guard, context: Context) -> Sequence[Tool]:
+        """Those that are listed for whom `guard` is of, in the same order."""
+        return [tool for tool in self.callable(guard, context) if tool.listed]
+
+    def callable(self, guard: Guard, context: Context) -> Sequence[Tool]:
+        """Those that may be called, by one question to policy, or two."""
+        tools = self.tools()
+        allowed = guard.filter("call", [tool.uri for tool in tools], context)
+        found = [tool for tool, may_call in zip(tools, allowed, strict=True) if may_call]
+        asked = [tool.reads for tool in found if tool.reads != ROOT]
+        readable = {uri for uri, may_read in zip(asked, guard.filter("read", asked, context), strict=True) if may_read}
+        return [tool for tool in found if tool.reads == ROOT or tool.reads in readable]
+
     def on_change(self, tell: Callable[[], None]) -> Callable[[], None]:
         """Call `tell` after each change; the function returned ends that."""
         token = object()
@@ -158,18 +178,32 @@ class Registry:
         return end
 
 
+ASSISTANTS, REGISTERED = "assistants", "registered"
+"""Words for the tools that the tree brings, where a setting names some; `core` and `all` have both."""
+
+
+def words_of(setting: str) -> frozenset[str]:
+    """The words of `--tools`."""
+    return frozenset(word.strip() for word in setting.split(",") if word.strip())
+
+
 def select(setting: str, core: Sequence[Tool], more: Sequence[Tool]) -> list[Tool]:
     """The tools that `--tools` names: `core`, `all`, or names, with commas between; in table order.
+
+    What it says of the tools of the tree is for who brings those.
 
     Raises:
         ConfigError: naming what is no tool, and what there is.
     """
     every = [*core, *more]
-    words = {word.strip() for word in setting.split(",") if word.strip()}
-    groups = {"core": core, "all": every, **{tool.name: [tool] for tool in every}}
+    words = words_of(setting)
+    groups: dict[str, Sequence[Tool]] = {"core": core, "all": every, ASSISTANTS: (), REGISTERED: ()}
+    groups |= {tool.name: [tool] for tool in every}
     unknown = sorted(words - groups.keys()) if words else ["nothing"]
     if unknown:
         names = ", ".join(tool.name for tool in every)
-        raise ConfigError(f"tools: {', '.join(unknown)} is no tool; write core, all, or some of: {names}")
+        raise ConfigError(
+            f"tools: {', '.join(unknown)} is no tool; write core, all, assistants, registered, or some of: {names}"
+        )
     chosen = {tool.name for word in words for tool in groups[word]}
     return [tool for tool in every if tool.name in chosen]

@@ -215,12 +215,10 @@ class Subscriptions:
 
     def _callable(self, guard: Guard, context: Context) -> Sequence[Tool] | None:
         """The tools that may be called now; None when that cannot be told."""
-        tools = self._registry.tools()
         try:
-            allowed = guard.filter("call", [tool.uri for tool in tools], context)
+            return self._registry.shown(guard, context)
         except PolicyError:
             return None
-        return [tool for tool, may_call in zip(tools, allowed, strict=True) if may_call]
 
     async def _tool_changes(
         self, callable_now: Callable[[], Sequence[Tool] | None], tell: Callable[[], None], ready: Ready

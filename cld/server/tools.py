@@ -17,6 +17,7 @@ from cld.server.access import Access, RequestContext
 from cld.server.call import About, Call, InputRequired, Questions, Reply, shown
 from cld.server.failures import failed_result, invalid_params, no_such_tool
 from cld.server.registry import Registry, Tool
+from cld.uri import ROOT
 
 MOST_NAME = 64
 """How much is shown of what a client calls itself."""
@@ -34,13 +35,9 @@ class Tools:
         """All the tools the caller may call, in one page."""
         if params is not None and params.cursor is not None:
             raise invalid_params("tools/list has one page only; leave cursor out")
-        tools = self.registry.tools()
         guard = self._access.runtime.guard(self._access.principal_of(ctx))
-        allowed = guard.filter("call", [tool.uri for tool in tools], self._access.context(ctx, "tools/list", {}))
-        return {
-            "resultType": "complete",
-            "tools": [tool.wire for tool, may_call in zip(tools, allowed, strict=True) if may_call],
-        }
+        shown = self.registry.shown(guard, self._access.context(ctx, "tools/list", {}))
+        return {"resultType": "complete", "tools": [tool.wire for tool in shown]}
 
     async def call(self, ctx: RequestContext, params: CallToolRequestParams) -> dict[str, Any]:
         tool = self.registry.find(params.name)
@@ -54,13 +51,19 @@ class Tools:
         arguments: Mapping[str, Any] = _canonical(given, read) if misfit is None else {}
         context = self._access.context(ctx, tool.name, arguments, destructive=tool.annotations.destructive)
         try:
-            decision = self._access.runtime.guard(principal).decide("call", tool.uri, context)
+            guard = self._access.runtime.guard(principal)
+            if tool.reads != ROOT and not guard.allows("read", tool.reads, context):
+                raise self._hidden(params.name)
+            call = Call(self._access.runtime, ctx, params, principal, context, self._questions)
+            if tool.decides:
+                if misfit is not None:
+                    raise misfit
+                return (await self._decided(call, tool, read, given)).wire()
+            decision = guard.decide("call", tool.uri, context)
             if not decision.allow:
-                self._access.require_policy()
-                raise no_such_tool(params.name)
+                raise self._hidden(params.name)
             if misfit is not None:
                 raise misfit
-            call = Call(self._access.runtime, ctx, params, principal, context, self._questions)
             if obligation := decision.obligations.get("require_approval"):
                 needed = ApprovalRequired("call", tool.uri, _as_mapping(obligation))
                 await _approve(call, "call", needed, tool, given)
@@ -71,6 +74,20 @@ class Tools:
             raise
         except Exception as error:  # every failure of a tool is the tool's answer
             return failed_result(error, tool.name, places)
+
+    async def _decided(self, call: Call, tool: Tool, read: Any, given: Mapping[str, Any]) -> Reply:
+        """The reply of a tool that decides for itself whether it may be called."""
+        try:
+            return await _handle(call, tool, read, given)
+        except AccessDenied as denied:
+            if denied.action == "call" and denied.uri == tool.uri and not call.was_declined:
+                raise self._hidden(tool.name) from denied
+            raise
+
+    def _hidden(self, name: str) -> MCPError:
+        """What is said of a tool that may not be called; where nothing can be decided, that."""
+        self._access.require_policy()
+        return no_such_tool(name)
 
 
 async def _handle(call: Call, tool: Tool, read: Any, given: Mapping[str, Any]) -> Reply:

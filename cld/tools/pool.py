@@ -59,11 +59,15 @@ class Pool:
         Raises:
             NotLoaded: nothing, and why.
         """
+        self.expect(path, stamp)
+        async with self.borrow(path, origin) as worker:
+            return worker.loaded
+
+    def expect(self, path: Path, stamp: object) -> None:
+        """From here on only processes started for `stamp` are used for the file."""
         self._stamps[path] = stamp
         for worker in [worker for worker in self._idle if worker.path == path and worker.stamp != stamp]:
             self._drop(worker)
-        async with self.borrow(path, origin) as worker:
-            return worker.loaded
 
     def forget(self, path: Path) -> None:
         """The file is gone."""

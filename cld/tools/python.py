@@ -17,6 +17,7 @@ from typing import Any, Self, assert_never
 from cld.config import Tooling
 from cld.errors import CldError, ToolFailed
 from cld.tools import Caller, OnProgress, Result
+from cld.tools.listings import Listings
 from cld.tools.messages import OUT_OF_MEMORY, Answered, Broken, Done, Failed, Loaded, Nested, Progress, Run
 from cld.tools.pool import NotLoaded, Pool, Worker
 from cld.types import Failure, Tool
@@ -57,8 +58,16 @@ class PythonTools:
     `nest` is how calls that tools make are made; without it they cannot make any.
     """
 
-    def __init__(self, places: Sequence[Place], tooling: Tooling, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        places: Sequence[Place],
+        tooling: Tooling,
+        options: Mapping[str, Any] | None = None,
+        listings: Path | None = None,
+    ) -> None:
         self.nest: Nest | None = None
+        self._listings = Listings(listings, tooling)
+        self._once = self._listings.once()
         self._places = tuple(places)
         self._tooling = tooling
         self._pool = Pool(tooling, options or {})
@@ -77,9 +86,13 @@ class PythonTools:
         options: Mapping[str, Any] | None = None,
         *,
         poll_seconds: float = POLL_SECONDS,
+        listings: Path | None = None,
     ) -> Self:
-        """The tools of the files in `places`, all loaded when this returns, and followed from here on."""
-        source = cls(places, tooling, options)
+        """The tools of the files in `places`, all known when this returns, and followed from here on.
+
+        With `listings`, a file of this process's own, those that did not change since are not loaded for that.
+        """
+        source = cls(places, tooling, options, listings)
         try:
             await source.look()
         except BaseException:
@@ -93,6 +106,27 @@ class PythonTools:
 
     def problems(self) -> Sequence[str]:
         return self._problems
+
+    def missing(self) -> Sequence[Tool]:
+        """Tools that there were, also for an earlier process, and that no file gives any more.
+
+        Those of a file or folder that cannot be read right now, or that two files give, are not among them.
+        """
+        unsure = {file.origin for file in self._files.values() if file.loaded is None}
+        unread = {place.folder.name for place in self._places if not place.folder.is_dir()}
+        given = {tool.name for file in self._files.values() if file.loaded is not None for tool in file.loaded.tools}
+        return [
+            tool
+            for name, tool in self._once.items()
+            if name not in given and tool.origin not in unsure and tool.origin.partition("/")[0] not in unread
+        ]
+
+    async def forget(self, tools: Sequence[Tool]) -> None:
+        """They are not `missing` any more."""
+        for tool in tools:
+            self._once.pop(tool.name, None)
+        async with self._looking:
+            await self._keep()
 
     def on_change(self, tell: Callable[[], None]) -> Callable[[], None]:
         token = object()
@@ -116,6 +150,10 @@ class PythonTools:
         try:
             async with self._pool.borrow(path, self._files[path].origin, nested=_inside.get()) as worker:
                 if tool not in worker.loaded.tools:
+                    # What it imports changed, or a kept listing was wrong.
+                    if (file := self._files.get(path)) is not None and file.stamp == worker.stamp:
+                        self._files[path] = replace(file, loaded=worker.loaded)
+                        self._publish([])
                     raise ToolFailed(f"the tool {tool.name} was changed just now; look at it again", kind="changed")
                 return await self._run(worker, tool, arguments, caller, progress)
         except NotLoaded as error:
@@ -174,8 +212,17 @@ class PythonTools:
             loaded = {file.path: file for file in await asyncio.gather(*(self._load(file) for file in changed))}
             self._files = {path: loaded.get(path) or self._files[path] for path in found}
             self._publish(problems)
+            if changed or gone:
+                await self._keep()
+
+    async def _keep(self) -> None:
+        files = {path: (file.stamp, file.loaded) for path, file in self._files.items() if file.loaded is not None}
+        await asyncio.to_thread(self._listings.save, files, self.missing())
 
     async def _load(self, file: _File) -> _File:
+        if (known := self._listings.find(file.path, file.stamp)) is not None:
+            self._pool.expect(file.path, file.stamp)
+            return replace(file, loaded=known)
         try:
             return replace(file, loaded=await self._pool.load(file.path, file.origin, file.stamp))
         except NotLoaded as error:
@@ -188,6 +235,7 @@ class PythonTools:
             if file.problem:
                 problems.append(file.problem)
             for tool in file.loaded.tools if file.loaded is not None else ():
+                self._once[tool.name] = tool
                 by_name.setdefault(tool.name, []).append((tool, path))
         for name, several in by_name.items():
             if len(several) > 1:

@@ -14,6 +14,7 @@ import msgspec
 from cld.errors import InvalidResource
 from cld.escape import safe, safe_line
 from cld.json_schema import DIALECT, compile_schema
+from cld.tools.names import here, plain
 from cld.tools.server_results import shortened
 from cld.tools.server_secrets import Secrets
 from cld.types import Annotations, Server, Tool
@@ -21,14 +22,11 @@ from cld.types import Annotations, Server, Tool
 if TYPE_CHECKING:
     import mcp_types
 
-MAX_NAME = 48
 MAX_DESCRIPTION = 4000
 MAX_TITLE = 200
 MAX_TOOLS = 1000
 
 PREFIX = re.compile(r"[A-Za-z0-9_-]{1,24}")
-_OTHER = re.compile(r"[^A-Za-z0-9_-]")
-_DIGEST = 8
 
 _OLDER = re.compile(r"https?://json-schema\.org/(draft-0[4-7]|draft/2019-09)/schema#?")
 """Dialects that most servers still name; what they use of them means the same in 2020-12, or is refused there."""
@@ -58,7 +56,7 @@ def listing_of(offered: "Sequence[mcp_types.Tool]", origin: str, server: Server,
     if wanted is not None and (missing := wanted - {tool.name for tool in offered}):
         problems.append(f"it has no tool {', '.join(sorted(missing))}, which its resource names")
     # Those whose names need no change come first: they keep them, in whatever order they are listed.
-    for tool in sorted(offered, key=lambda tool: (tool.name != _plain(tool.name), tool.name)):
+    for tool in sorted(offered, key=lambda tool: (tool.name != plain(tool.name), tool.name)):
         if wanted is not None and tool.name not in wanted:
             continue
         label = secrets.hide(shortened(safe_line(tool.name), MAX_TITLE))
@@ -72,18 +70,6 @@ def listing_of(offered: "Sequence[mcp_types.Tool]", origin: str, server: Server,
         except InvalidResource as error:
             problems.append(f"its tool {label} is left out: {shortened(secrets.hide(safe_line(str(error))), 500)}")
     return Listing({name: tools[name] for name in sorted(tools)}, theirs, tuple(problems))
-
-
-def here(prefix: str, name: str) -> str:
-    """The name a tool has here: always the same for the same, and never longer than hosts take."""
-    whole = f"{prefix}_{_plain(name)}"
-    if len(whole) <= MAX_NAME:
-        return whole
-    return f"{whole[: MAX_NAME - _DIGEST - 1]}_{hashlib.sha256(name.encode()).hexdigest()[:_DIGEST]}"
-
-
-def _plain(name: str) -> str:
-    return _OTHER.sub("_", name)
 
 
 def _tool(tool: "mcp_types.Tool", name: str, origin: str, secrets: Secrets) -> Tool:

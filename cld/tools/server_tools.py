@@ -41,14 +41,16 @@ class ServerTools(Source):
         idle_seconds: float = IDLE_SECONDS,
         start_seconds: float = START_SECONDS,
         retry_seconds: float = RETRY_SECONDS,
+        known: Sequence[Tool] = (),
     ) -> None:
+        """`known` are tools it offered once, which are listed until it says what it offers now."""
         self.uri = uri
         self.server = server
         self._environment = environment
         self._idle_seconds = idle_seconds
         self._start_seconds = start_seconds
         self._retry_seconds = retry_seconds
-        self._listing: Listing = EMPTY
+        self._listing = Listing({tool.name: tool for tool in known}, {}, ()) if known else EMPTY
         self._loaded = False
         self._attempted = asyncio.Event()
         self._connection: Connection | None = None
@@ -64,13 +66,17 @@ class ServerTools(Source):
 
     def tools(self) -> Sequence[Tool]:
         """The tools it offered last, by name. The first time there are none yet: they come, and `on_change` tells."""
-        if not self._loaded and not self._closed and self._loading is None:
-            self._loading = asyncio.create_task(self._load())
+        self._begin()
         return tuple(self._listing.tools.values())
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether it was asked what it offers, and said so."""
+        return self._loaded
 
     async def load(self) -> None:
         """Start it, if it never was, and return once it is ready or has failed, which `problems` says."""
-        self.tools()
+        self._begin()
         if not self._loaded and not self._closed:
             await self._attempted.wait()
 
@@ -118,6 +124,10 @@ class ServerTools(Source):
             self._leave()
             if self._leaving:
                 await asyncio.wait(self._leaving)
+
+    def _begin(self) -> None:
+        if not self._loaded and not self._closed and self._loading is None:
+            self._loading = asyncio.create_task(self._load())
 
     async def _load(self) -> None:
         """Try until it was there once; from then on calls start it."""

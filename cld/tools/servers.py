@@ -47,10 +47,13 @@ class Servers(Source):
         self._closed = False
         self._listeners: dict[object, Callable[[], None]] = {}
 
-    async def replace(self, servers: Iterable[tuple[str, Server]]) -> None:
+    async def replace(
+        self, servers: Iterable[tuple[str, Server]], known: Mapping[str, Sequence[Tool]] | None = None
+    ) -> None:
         """Make these, by their URIs, the servers there are; those that stay as they were go on undisturbed.
 
-        Returns when those that went or changed have ended.
+        `known` are tools that servers offered once, listed until they say what they offer now. Returns when those
+        that went or changed have ended.
         """
         async with self._replacing:
             if self._closed:
@@ -66,7 +69,11 @@ class Servers(Source):
                     wanted[uri] = server
             kept = {uri: source for uri, source in self._sources.items() if wanted.get(uri) == source.server}
             gone = [source for uri, source in self._sources.items() if uri not in kept]
-            made = {uri: self._make(uri, server) for uri, server in wanted.items() if uri not in kept}
+            made = {
+                uri: self._make(uri, server, (known or {}).get(uri, ()))
+                for uri, server in wanted.items()
+                if uri not in kept
+            }
             self._refused = tuple(refused)
             self._sources = dict(sorted((kept | made).items()))
             if gone or made:
@@ -79,6 +86,10 @@ class Servers(Source):
 
     def tools(self) -> Sequence[Tool]:
         return tuple(tool for _, tool in sorted(self._joined().items()))
+
+    def loaded(self) -> frozenset[str]:
+        """Those that have said what they offer."""
+        return frozenset(uri for uri, source in self._sources.items() if source.is_loaded)
 
     async def call(self, tool: Tool, arguments: Mapping[str, Any], caller: Caller, progress: OnProgress) -> Result:
         """As `ServerTools.call`, by the server that the tool is of."""
@@ -115,7 +126,7 @@ class Servers(Source):
                 joined.setdefault(tool.name, tool)
         return joined
 
-    def _make(self, uri: str, server: Server) -> ServerTools:
+    def _make(self, uri: str, server: Server, known: Sequence[Tool]) -> ServerTools:
         made = ServerTools(
             uri,
             server,
@@ -123,6 +134,7 @@ class Servers(Source):
             idle_seconds=self._idle_seconds,
             start_seconds=self._start_seconds,
             retry_seconds=self._retry_seconds,
+            known=known,
         )
         made.on_change(self._changed)
         return made
