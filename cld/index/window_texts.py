@@ -75,19 +75,23 @@ def fitting(uri: URI, text: Text, room: int) -> tuple[Text, int]:
     return text, total if taken else 0
 
 
-@lru_cache(maxsize=4096)
 def tokens_of_name(uri: URI) -> int:
     """What a resource takes in a window before it says anything."""
-    # Kept, for all that is worked at one place of the tree has the same above it.
     return tokens_of([f"{uri}\n\n"])[0]
 
 
 def tokens_of(texts: Sequence[str]) -> list[int]:
     """Tokens of each text; without the tokenizer, its bytes, of which no tokenizer makes more tokens."""
     try:
-        return count_tokens(texts)
+        return [_tokens(text) for text in texts]
     except Unsupported:
         return [len(text.encode()) for text in texts]
+
+
+@lru_cache(maxsize=4096)
+def _tokens(text: str) -> int:
+    # Kept, for all that is worked at one place of the tree is told the same of what is above it.
+    return count_tokens((text,))[0]
 
 
 class Said:
@@ -112,6 +116,7 @@ def _plain(text: str) -> str:
     return " ".join(text.split())
 
 
+@lru_cache(maxsize=64)
 def _shingles(text: str) -> frozenset[int]:
     """Runs of words; of a text shorter than one there are none, and it is compared whole."""
     words = [word for _, word in islice(words_of(text), _MAX_WORDS)]

@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -41,7 +42,7 @@ from cld.tasks.states import Complete, Event, Fail, Judge, Plan, Release, Skip, 
 from cld.tools import Caller
 from cld.types import Failure, Judgement, Source, Step, Task, Usage
 from cld.uri import URI, id_of, make_uri
-from cld.work.context import context_of
+from cld.work.context import Contexts
 from cld.work.electing import Assistants, Member, names
 from cld.work.tree import Forest, Node, meta_of, task_of
 from cld.work.world import World
@@ -69,6 +70,11 @@ class Working:
     holder: str
     tell: Tell
     on_text: Callable[[Node], OnText | None]
+
+    @cached_property
+    def contexts(self) -> Contexts:
+        """What tasks are told."""
+        return Contexts(self.world, self.keeper)
 
     async def run(self, node: Node) -> None:
         """Work a claimed task until it is over, waits, or is others' to go on with."""
@@ -352,7 +358,7 @@ class _Claimed:
 
     async def _context(self, principal: Principal) -> str:
         store = self._world.store(principal, Context(tool="context_get", task=str(self._node.uri)))
-        return await context_of(self._world, store, self._node)
+        return await self._working.contexts.of(store, self._node)
 
     def _as_step(self) -> Step:
         task, meta = self._node.task, self._node.meta
