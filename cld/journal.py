@@ -107,6 +107,12 @@ class Journal:
         )
         return await self.change(kept, call)
 
+    async def close(self, why: str) -> None:
+        """Write down of the calls that are not over that they will not be made, and are not waited for."""
+        for kept in (await self.calls()).values():
+            if kept.call.state in OPEN:
+                await self.finish(kept, error=Failure("cancelled", why))
+
     async def approval(self, call: str) -> KeptApproval | None:
         """The approval that the call with this id waits for."""
         uri = make_uri(self.uri, APPROVAL, call)
@@ -121,14 +127,19 @@ class Journal:
         """Whether an entry is by whoever this journal is kept for, through cld or by hand."""
         return by in ("", self._store.guard.principal.id)
 
-    async def ask(self, id: str, approval: Approval) -> URI:
-        """Ask a person, once: an approval of that name that is there already stays."""
+    async def ask(self, id: str, approval: Approval, since: str = "") -> URI:
+        """Ask a person, once: a question of that name that is there already stays.
+
+        Unless it was answered, and asked before `since`: an answer is for one time that the call is made.
+        """
         uri = make_uri(self.uri, APPROVAL, id)
         try:
             purpose = f"Somebody has to approve of {approval.tool}"
             await self._store.put(Draft(uri, content_of(approval), Meta(purpose=purpose)))
         except Conflict:
-            pass
+            there = await self.approval(id)
+            if there is not None and there.approval.decision is not None and there.approval.asked_at < since:
+                await self._store.put(Draft(uri, content_of(approval)), if_version=there.version)
         return uri
 
     async def _call(self, uri: URI) -> KeptCall:

@@ -137,7 +137,7 @@ class Calls:
             kept = self._calls[id] = resumed
         elif tool is not None and (tool.annotations.idempotent or tool.annotations.read_only):
             again = replace(kept.call, attempts=kept.call.attempts + 1, fence=job.fence, started_at=timestamp())
-            kept = self._calls[id] = await job.journal.change(kept, again)
+            kept = self._calls[id] = await self._again(id, kept, again)
         else:
             reason = "it had begun when its process ended, and may have been done already; approve to do it again"
             await self._ask(id, kept, reason)
@@ -197,7 +197,12 @@ class Calls:
             approved_by=who,
             started_at=timestamp(),
         )
-        return await job.journal.change(kept, call)
+        return await self._again(id, kept, call)
+
+    async def _again(self, id: str, kept: KeptCall, call: Call) -> KeptCall:
+        """The call as it is to be made once more, which costs once more."""
+        await self._job.purse.hold(id, Usage(calls=call.attempts))
+        return await self._job.journal.change(kept, call)
 
     def _who(self, found: KeptApproval) -> str:
         """Who answered: who wrote the answer, whatever it says; of one edited by hand, who it says."""
@@ -222,7 +227,7 @@ class Calls:
             deadline=later(now, job.approval_seconds),
         )
         # The question first: a call that waits for one that is not there would count as rejected.
-        await job.journal.ask(id, asked)
+        await job.journal.ask(id, asked, since=kept.call.started_at)
         self._calls[id] = await job.journal.change(kept, replace(kept.call, state="waiting"))
         job.tell(f"waiting for a person: {kept.call.tool}: {reason}")
 
@@ -236,10 +241,6 @@ class Calls:
         except ApprovalRequired as needed:
             await self._ask(id, kept, str(needed.obligation.get("reason") or needed))
             return
-        except asyncio.CancelledError:
-            error = Failure("cancelled", "the task was stopped while the call was being made; it may have been done")
-            await asyncio.shield(job.journal.finish(kept, error=error))
-            raise
         except CldError as failed:
             if isinstance(failed, AccessDenied):
                 job.tell(f"denied: {call.tool}: {failed}")

@@ -16,7 +16,8 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
-from cld.errors import CldError, Conflict, InvalidResource, InvalidTransition, LeaseLost, ResourceNotFound
+from cld.errors import CldError, InvalidResource, InvalidTransition, ResourceNotFound
+from cld.events import Event as Heard
 from cld.guard import GuardedSubscription
 from cld.journal import APPROVAL, Journal
 from cld.models import OnText
@@ -26,11 +27,25 @@ from cld.purse import Ledgers
 from cld.resource import timestamp
 from cld.store import MAX_LIMIT
 from cld.tasks.budget import time_left
-from cld.tasks.instants import is_over
+from cld.tasks.instants import is_over, later
 from cld.tasks.order import dependencies
-from cld.tasks.states import Assign, Cancel, Claim, Event, Fail, Renew, Stopped, Wait, is_held
-from cld.types import Elected, Failure
-from cld.uri import MAX_DEPTH, ROOT, URI, is_within, parent_of, type_of
+from cld.tasks.states import (
+    TERMINAL,
+    Assign,
+    Cancel,
+    Claim,
+    Event,
+    Fail,
+    Release,
+    Renew,
+    Stopped,
+    Wait,
+    is_held,
+)
+from cld.tools.process import to_the_end
+from cld.types import Elected, Failure, Task
+from cld.uri import MAX_DEPTH, ROOT, URI, is_within, make_uri, parent_of, type_of
+from cld.work.due import Due
 from cld.work.electing import ASSISTANT, CLIENT, Assistants
 from cld.work.tree import TASK, Forest, Node, root_of
 from cld.work.working import Working
@@ -41,6 +56,7 @@ log = logging.getLogger(__name__)
 Listener = Callable[[Node, str], None]
 """Told of a task that changed, with nothing or with what is being done about it."""
 
+_STOPPED_AT_ONCE = 16
 _RENEWALS = 3
 """How often a lease is renewed in its time."""
 
@@ -54,7 +70,7 @@ class Engine:
         self.keeper = world.store(principal, Context(tool="plan"), approved=True)
         """The tree as the engine writes it: for whoever asked for the work, and not again asked about."""
         self.holder = f"{os.getpid()}-{secrets.token_hex(4)}"
-        self.forest = Forest(self.keeper, self._changed)
+        self.forest = Forest(self.keeper, self._changed, self._gone)
         self.ledgers = Ledgers()
         self.assistants = Assistants(world, self.keeper)
         self._working = Working(
@@ -66,9 +82,15 @@ class Engine:
             self.ledgers,
             self.holder,
             self._tell,
+            self._stop_below,
             self._on_text,
         )
         self._running: dict[URI, asyncio.Task[None]] = {}
+        self._claims: dict[URI, int] = {}
+        """The fences under which tasks are worked here."""
+        self._due = Due()
+        self._put_off: set[URI] = set()
+        """What could not be claimed though nobody had it, and is not tried again before it is due."""
         self._ready: list[tuple[int, int, URI]] = []
         self._queued: set[URI] = set()
         self._order = itertools.count()
@@ -127,76 +149,183 @@ class Engine:
 
     def is_running(self, uri: URI) -> bool:
         """Whether this process is working the task right now, or will as soon as it can."""
-        return uri in self._running or uri in self._queued
+        if uri in self._running:
+            return True
+        return uri in self._queued and (node := self.forest.find(uri)) is not None and not node.is_over
 
     def is_running_below(self, uri: URI) -> bool:
         """`is_running` of the task or of any below it."""
-        return any(is_within(one, uri) for one in itertools.chain(self._running, self._queued))
+        return any(is_within(one, uri) and self.is_running(one) for one in itertools.chain(self._running, self._queued))
 
     async def stop(self, node: Node, reason: str) -> None:
-        """Cancel a task and all below it that is not over, whoever works it."""
-        # From the top, so that nobody claims what is below a task that is being cancelled.
-        for one in list(node.subtree()):
-            if not one.is_over:
-                with contextlib.suppress(InvalidTransition, ResourceNotFound):
-                    await self.forest.change(one, Cancel(reason, timestamp()))
+        """Cancel a task and all below it that is not over, whoever works it.
+
+        Until everything below it is at rest a lease stays on it: should this process die in the middle, whoever
+        finds the lease expired goes on with it.
+        """
+        now = timestamp()
+        if not node.is_over:
+            events: list[Event] = [Cancel(reason, now)]
+            if node.children and not is_held(node.task, now):
+                events.insert(0, Claim(self.holder, self.world.settings.lease_seconds, now, over=True))
+            try:
+                await self._cancel(node, *events)
+            except InvalidTransition:  # somebody has claimed it meanwhile
+                await self._quietly(node, Cancel(reason, now))
+        await self._stop_below(node)
+
+    async def _cancel(self, node: Node, *events: Event) -> None:
+        with contextlib.suppress(ResourceNotFound, InvalidResource):
+            await self.forest.change(node, *events)
+
+    async def _stop_below(self, node: Node) -> None:
+        """Cancel what is below a task that is over, or will be."""
+        how = node.task.status if node.is_over else "given up"
+        cancel = Cancel(f"{node.id}, which it is part of, was {how}", timestamp())
+        limits = asyncio.Semaphore(_STOPPED_AT_ONCE)
+
+        async def one(below: Node) -> None:
+            async with limits:
+                await self._quietly(below, cancel)
+
+        if node.open:
+            await asyncio.gather(*(one(below) for below in node.subtree() if below is not node and not below.is_over))
+        await self._settle(node)
+
+    async def _settle(self, node: Node) -> None:
+        """Say of a cancelled task that nothing of it runs any more, as soon as that is so."""
+        lease = node.task.lease
+        if node.task.status != "cancelled" or lease is None or node.uri in self._running or node.restless > 1:
+            return
+        if lease.holder == self.holder or not is_held(node.task, timestamp()):
+            await self._quietly(node, Stopped(timestamp(), lease.holder, lease.fence))
 
     def _is_mine(self, node: Node) -> bool:
         return node.root.created_by in ("", self.principal.id)
 
     def _changed(self, node: Node) -> None:
         """What follows from a task being new or other than before."""
-        self._consider(node)
+        task = node.task
+        self._due.set(node.uri, self._due_of(node))
+        self._interrupt_lost(node)
         if node.is_over:
-            running = self._running.get(node.uri)
-            # Once only: a second time would interrupt what it writes down about having been stopped.
-            if running is not None and node.task.status == "cancelled" and not running.cancelling():
-                running.cancel()
             if node.parent is not None:
                 for dependent in node.parent.dependents.get(node.id, ()):
                     self._consider(dependent)
                 self._consider(node.parent)
+                self._settle_above(node)
             if node.open:
                 self._aside(self._stop_below(node))
-        elif node.task.status == "supervising":
+        elif any(one.is_over for one in node.path()) and self._is_mine(node):
+            self._aside(self._cancel_late(node))
+        elif task.status == "supervising":
             for child in node.children.values():
                 self._consider(child)
+        elif task.status == "waiting" and task.waiting == "approval":
+            # The answer may have come before it was known that the task waits.
+            self._aside(self._look_at_approvals(node))
+        self._consider(node)
         self._told(node, "")
+
+    def _gone(self, node: Node) -> None:
+        """What follows from a task having been deleted, with all that was below it."""
+        for one in node.subtree():
+            self._due.set(one.uri, None)
+            if (running := self._running.get(one.uri)) is not None:
+                _interrupt(running)
+        if (parent := node.parent) is not None:
+            for dependent in parent.dependents.get(node.id, ()):
+                self._consider(dependent)
+            self._consider(parent)
+            self._settle_above(node)
+        self._told(node, "it was deleted")
+
+    def _interrupt_lost(self, node: Node) -> None:
+        """Stop what this process does about a task that was cancelled, or that is another's by now."""
+        fence = self._claims.get(node.uri)
+        if fence is not None and (node.task.fence != fence or node.task.status == "cancelled"):
+            _interrupt(self._running[node.uri])
+
+    def _settle_above(self, node: Node) -> None:
+        for one in node.path():
+            if one is not node and one.task.status == "cancelled" and one.task.lease is not None:
+                self._aside(self._settle(one))
+
+    async def _cancel_late(self, node: Node) -> None:
+        """Cancel a task that was made, or found, when what it is part of was over."""
+        above = next(one for one in node.path() if one.is_over)
+        reason = f"{above.id}, which it is part of, was {above.task.status}"
+        await self._quietly(node, Cancel(reason, timestamp()))
+
+    def _due_of(self, node: Node) -> str | None:
+        """When the task is to be looked at again though nobody has written anything."""
+        task, times = node.task, list[str]()
+        if task.lease is not None:
+            times.append(task.lease.expires_at)
+        if task.status == "waiting" and task.until:
+            times.append(task.until)
+        if task.status == "supervising" and task.budget is not None and task.budget.seconds is not None:
+            with contextlib.suppress(ValueError):  # of a time that a person has edited
+                times.append(later(task.started_at or timestamp(), task.budget.seconds))
+        return min(times, default=None)
 
     def _consider(self, node: Node) -> None:
         """Queue the task if it can be claimed now; fail it if it never can."""
-        if self._closing or node.uri in self._queued or node.uri in self._running or not self._is_mine(node):
+        if self._closing or node.broken or node.is_over or not self._is_mine(node):
             return
-        if node.is_over or (node.task.lease is not None and is_held(node.task, timestamp())):
+        if node.uri in self._queued or node.uri in self._running or node.uri in self._put_off:
             return
-        match node.task.status:
+        task, now = node.task, timestamp()
+        if is_held(task, now):
+            return
+        match task.status:
             case "pending" | "assigned":
                 if node.parent is not None and not self._may_begin(node, node.parent):
                     return
             case "supervising":
                 # With a plan still to make, who made it has died in the middle.
-                if node.open and not node.task.plan:
+                if node.open and not task.plan:
+                    if _has_had_its_time(task, now):
+                        self._aside(self._give_up(node))
                     return
-            case "waiting":
-                if node.task.waiting == "client" or not is_over(node.task.until or "9999", timestamp()):
+            case "waiting" if task.waiting in ("client", "approval"):
+                if task.waiting == "client" or not task.until or not is_over(task.until, now):
                     return
+            case "waiting" if not is_over(task.until, now):
+                return
             case _:
                 pass  # running, by somebody whose lease has expired
         self._queue(node)
 
+    async def _give_up(self, node: Node) -> None:
+        """End a task whose time is up, with what is below it first: once it is over nobody looks there any more."""
+        error = Failure("budget_exceeded", "its time is up")
+        await self._stop_below(node)
+        await self._quietly(node, Fail(error, timestamp()))
+
     def _may_begin(self, node: Node, parent: Node) -> bool:
-        if any(one.is_over for one in parent.path()) or parent.task.status != "supervising":
+        if any(one.is_over or one.broken for one in parent.path()) or parent.task.status != "supervising":
             return False
         for id in dependencies(node.task):
             other = parent.children.get(id)
-            if other is None or other.task.status in ("failed", "cancelled"):
-                why = "is not there" if other is None else f"was {other.task.status}"
-                error = Failure("dependency_failed", f"{id}, which it needs, {why}")
+            if other is None:
+                self._aside(self._miss(node, parent, id))
+                return False
+            if other.task.status in ("failed", "cancelled"):
+                error = Failure("dependency_failed", f"{id}, which it needs, was {other.task.status}")
                 self._aside(self._quietly(node, Fail(error, timestamp())))
                 return False
             if not other.is_over:
                 return False
         return True
+
+    async def _miss(self, node: Node, parent: Node, id: str) -> None:
+        """A task needs one that is not known: it was deleted, or made by another process and not heard of yet."""
+        if await self.forest.refresh(make_uri(parent.uri, TASK, id)) is not None:
+            self._consider(node)
+            return
+        error = Failure("dependency_failed", f"{id}, which it needs, is not there")
+        await self._quietly(node, Fail(error, timestamp()))
 
     def _queue(self, node: Node) -> None:
         if not self.world.settings.tasks_at_once:
@@ -219,30 +348,49 @@ class Engine:
         self._running.pop(node.uri, None)
         if not ended.cancelled() and (error := ended.exception()) is not None:
             log.error("%s: working it failed", node.uri, exc_info=error)
+            self._put_off_for_now(node)
         self._pump()
-        if not node.is_over and not is_held(node.task, timestamp()):
+        if node.is_over:
+            self._aside(self._settle(node))
+        else:
             self._consider(node)
         # Who waits for it to be at rest hears of it now: its last change came while it was still running.
         self._told(node, "")
 
     async def _work(self, node: Node) -> None:
+        before = node.version
         try:
-            if not await self._claimed(node):
+            # To the end, for a claim that is being written could not be given back.
+            if not await to_the_end(self._claimed(node)):
                 return
-        except (Conflict, LeaseLost, InvalidTransition, ResourceNotFound, InvalidResource) as lost:
+        except CldError as lost:
             log.debug("%s was not claimed: %s", node.uri, lost)
             await self.forest.refresh(node.uri)
+            if node.version == before and not (node.is_over or is_held(node.task, timestamp())):
+                log.warning("%s could not be claimed: %s", node.uri, lost)
+                self._put_off_for_now(node)
             return
-        await self._working.run(node)
+        except asyncio.CancelledError:
+            if (lease := node.task.lease) is not None and lease.holder == self.holder:
+                await to_the_end(self._working.let_go(node, lease.fence))
+            raise
+        fence = self._claims[node.uri] = node.task.fence
+        try:
+            if node.task.status == "cancelled":
+                await self._working.let_go(node, fence)
+            else:
+                await self._working.run(node)
+        finally:
+            del self._claims[node.uri]
+
+    def _put_off_for_now(self, node: Node) -> None:
+        self._put_off.add(node.uri)
+        self._due.set(node.uri, later(timestamp(), self.world.settings.lease_seconds))
 
     async def _claimed(self, node: Node) -> bool:
         """Make the task this process's own, electing who works it first; False when there is nothing to work."""
         events: list[Event] = []
         task = node.task
-        if task.status == "supervising":
-            await self.forest.look_below(node)
-            if node.open and not task.plan:
-                return False
         if task.status in ("pending", "assigned") and not task.assistant and not task.plan and not task.for_each:
             member, elected = await self.assistants.elect(self.keeper, node)
             events.append(Assign(str(member.uri), elected))
@@ -255,15 +403,29 @@ class Engine:
             await self.forest.change(node, *events)
             return False
         await self.forest.change(node, *events)
-        return node.task.lease is not None and node.task.lease.holder == self.holder
+        if (lease := node.task.lease) is None or lease.holder != self.holder:
+            return False
+        if node.task.status == "supervising":
+            # Whoever holds it makes all there is below it, so what is not there now never was.
+            await self.forest.look_below(node)
+            if node.open and not node.task.plan:
+                await self.forest.change(node, Release(self.holder, lease.fence))
+                return False
+        return True
 
     async def _listen(self, subscription: GuardedSubscription) -> None:
-        while events := await subscription.batch(MAX_LIMIT):
+        while events := await subscription.batch(MAX_LIMIT, self._knows):
             for event in events:
                 try:
                     await self._heard(event.uri, event.version)
                 except CldError as error:
                     log.warning("%s: %s", event.uri, error)
+                except Exception:  # a task boundary: the next event has to be heard
+                    log.exception("%s: what it means could not be told", event.uri)
+
+    async def _knows(self, event: Heard) -> bool:
+        # Most of what is heard is what this process has just written itself.
+        return type_of(event.uri) == TASK and await self.forest.knows(event.uri, event.version)
 
     async def _heard(self, uri: URI, version: str | None) -> None:
         match type_of(uri):
@@ -276,7 +438,7 @@ class Engine:
                 node = self.forest.find(uri)
                 if node is not None and node.version == version:
                     return
-                if node is not None or self.forest.find(root_of(uri)) is not None:
+                if node is not None or self.forest.follows(uri):
                     await self.forest.refresh(uri)
                 elif root_of(uri) == uri:
                     await self._take_up(uri)
@@ -287,7 +449,8 @@ class Engine:
             return False
         try:
             resource = (await self.keeper.get(uri)).resource
-            over = resource.content.get("status") in ("completed", "failed", "cancelled")
+            # A cancelled one with a lease is still being stopped, by whoever holds it or by who comes after.
+            over = resource.content.get("status") in TERMINAL and not resource.content.get("lease")
             if over or resource.created_by not in ("", self.principal.id):
                 return False
             await self.forest.load(uri)
@@ -301,59 +464,61 @@ class Engine:
         if node.task.status != "waiting" or node.task.waiting != "approval":
             return
         journal = Journal(self.keeper, node.uri)
+        waits = False
         for id, kept in (await journal.calls()).items():
             if kept.call.state != "waiting" or kept.call.client:
                 continue
             found = await journal.approval(id)
             if found is None or found.approval.decision is not None or is_over(found.approval.deadline, timestamp()):
-                if node.uri not in self._queued and node.uri not in self._running and self._is_mine(node):
-                    self._queue(node)
+                break
+            waits = True
+        else:
+            if waits:
                 return
+        busy = self._closing or node.uri in self._queued or node.uri in self._running
+        if not busy and self._is_mine(node) and node.task.waiting == "approval":
+            self._queue(node)
 
     async def _tick(self) -> None:
-        """Renew what this process works, take up what others left, and end what has had its time."""
+        """Renew what this process works, and look at what is due: what others left, and what has had its time."""
         lease = self.world.settings.lease_seconds
         while True:
             await asyncio.sleep(lease / _RENEWALS)
-            now = timestamp()
-            for root in self.forest.roots():
-                for node in list(root.subtree()):
-                    await self._attend(node, now)
-            self._forget_what_is_over()
+            try:
+                await asyncio.gather(*(self._renew(uri, fence) for uri, fence in self._claims.items()))
+                for uri in self._due.take(timestamp()):
+                    self._put_off.discard(uri)
+                    if (node := self.forest.find(uri)) is not None:
+                        await self._attend(node)
+                self._forget_what_is_over()
+            except Exception:  # a task boundary: the leases have to be renewed whatever one task has wrong
+                log.exception("a look at what is due failed")
 
-    async def _attend(self, node: Node, now: str) -> None:
+    async def _renew(self, uri: URI, fence: int) -> None:
+        if (node := self.forest.find(uri)) is None:
+            return
+        try:
+            await self.forest.change(node, Renew(self.holder, fence, self.world.settings.lease_seconds, timestamp()))
+        except CldError as lost:
+            log.info("%s: %s", uri, lost)
+            if (running := self._running.get(uri)) is not None:
+                _interrupt(running)
+
+    async def _attend(self, node: Node) -> None:
         task = node.task
         if node.uri in self._running:
-            if task.lease is not None and task.lease.holder == self.holder:
-                event = Renew(self.holder, task.lease.fence, self.world.settings.lease_seconds, now)
-                try:
-                    await self.forest.change(node, event)
-                except CldError as lost:
-                    log.info("%s: %s", node.uri, lost)
-                    if (running := self._running.get(node.uri)) is not None:
-                        running.cancel()
             return
-        if task.status == "cancelled" and task.lease is not None and not is_held(task, now):
-            await self._quietly(node, Stopped(now))
-        elif task.status == "waiting" and task.waiting == "approval":
-            await self._look_at_approvals(node)
-        elif task.status == "supervising" and time_left(task.budget, task.started_at, now) == 0:
-            error = Failure("budget_exceeded", "its time is up")
-            await self._quietly(node, Fail(error, now))
+        if task.status == "cancelled" and task.lease is not None:
+            await self._stop_below(node)
+            if node.task.lease is not None:  # something below it has not stopped yet
+                self._due.set(node.uri, later(timestamp(), self.world.settings.lease_seconds))
         else:
             self._consider(node)
 
     def _forget_what_is_over(self) -> None:
-        for root in self.forest.roots():
-            if all(node.is_over and node.task.lease is None for node in root.subtree()):
-                for node in root.subtree():
-                    self.ledgers.forget(node.uri)
-                self.forest.forget(root)
-
-    async def _stop_below(self, node: Node) -> None:
-        for child in list(node.children.values()):
-            if not child.is_over:
-                await self.stop(child, f"{node.id}, which it is part of, was {node.task.status}")
+        for root in self.forest.forget_resting():
+            for node in root.subtree():
+                self.ledgers.forget(node.uri)
 
     async def _quietly(self, node: Node, event: Event) -> None:
         """A change that somebody else may have made first."""
@@ -363,9 +528,17 @@ class Engine:
             log.debug("%s: %s", node.uri, error)
 
     def _aside(self, work: Coroutine[Any, Any, None]) -> None:
+        if self._closing:
+            work.close()  # it is left to others, as everything is
+            return
         task = asyncio.create_task(work)
         self._asides.add(task)
-        task.add_done_callback(self._asides.discard)
+        task.add_done_callback(self._aside_ended)
+
+    def _aside_ended(self, task: "asyncio.Task[None]") -> None:
+        self._asides.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("what was to be done beside the work failed: %s", error)
 
     def _tell(self, node: Node, said: str) -> None:
         log.debug("%s: %s", node.uri, said)
@@ -385,6 +558,19 @@ class Engine:
                 reader(node, piece)
 
         return tell
+
+
+def _interrupt(running: "asyncio.Task[None]") -> None:
+    # Once only: a second time would interrupt what it writes down about having been stopped.
+    if not running.cancelling():
+        running.cancel()
+
+
+def _has_had_its_time(task: Task, now: str) -> bool:
+    try:
+        return time_left(task.budget, task.started_at, now) == 0
+    except ValueError:  # a person has edited the time
+        return False
 
 
 async def _ended(tasks: "list[asyncio.Task[None]]") -> None:

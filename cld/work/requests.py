@@ -21,9 +21,9 @@ from cld.json_schema import compile_schema
 from cld.resource import Draft, Meta, new_id, timestamp
 from cld.tasks.instants import is_over
 from cld.tasks.order import PlanLimits, check_plan
-from cld.tasks.states import Claim, Complete, Fail, Release, Stopped, is_held
+from cld.tasks.states import Claim, Complete, Fail, Release, is_held
 from cld.types import Approval, Budget, Failure, Step, Task
-from cld.uri import ROOT, URI, make_uri, parent_of, type_of
+from cld.uri import MAX_DEPTH, ROOT, URI, make_uri, parent_of, type_of
 from cld.work.engine import Engine
 from cld.work.tree import TASK, Node, contents
 
@@ -192,17 +192,20 @@ async def cancel(engine: Engine, uri: URI, reason: str, *, seconds: float | None
                     changed.clear()
                     open |= {one.uri: one for one in node.subtree() if not one.is_over}
                     await engine.stop(node, reason)
-                    await _clear_expired(engine, node)
-                    if not (left := _still_held(engine, node)):
+                    if not _is_stopped(engine, node):
+                        await changed.wait()
+                        continue
+                    # Those who made something below it have stopped, so nothing is missed from here on.
+                    await engine.forest.look_below(node, MAX_DEPTH)
+                    if _is_stopped(engine, node):
                         break
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(0.5):
-                            await changed.wait()
     finally:
         end()
-    left = _still_held(engine, node)
+    left = [one.uri for one in node.subtree() if not one.is_at_rest or engine.is_running(one.uri)]
     if not left:
-        await _close_calls(engine, node)
+        for one in node.subtree():
+            if one.task.status == "cancelled":
+                await Journal(engine.keeper, one.uri).close("its task was cancelled")
     # Some of them may have come to their end by themselves.
     cancelled = [uri for uri, one in open.items() if one.task.status == "cancelled"]
     return Stopping(tuple(cancelled), tuple(left))
@@ -374,26 +377,5 @@ async def _question(store: GuardedStore, uri: URI) -> URI:
     return open[0]
 
 
-def _still_held(engine: Engine, node: Node) -> list[URI]:
-    return [
-        one.uri for one in node.subtree() if one.task.lease is not None or engine.is_running(one.uri) or not one.is_over
-    ]
-
-
-async def _clear_expired(engine: Engine, node: Node) -> None:
-    now = timestamp()
-    for one in node.subtree():
-        if one.task.status == "cancelled" and one.task.lease is not None and not is_held(one.task, now):
-            with contextlib.suppress(InvalidTransition, ResourceNotFound):
-                await engine.forest.change(one, Stopped(now))
-
-
-async def _close_calls(engine: Engine, node: Node) -> None:
-    """Write down of calls that were open when their process died, or that waited, that they will not be made."""
-    for one in node.subtree():
-        if one.task.status != "cancelled":
-            continue
-        journal = Journal(engine.keeper, one.uri)
-        for kept in (await journal.calls()).values():
-            if kept.call.state in ("started", "waiting"):
-                await journal.finish(kept, error=Failure("cancelled", "its task was cancelled"))
+def _is_stopped(engine: Engine, node: Node) -> bool:
+    return not node.restless and not engine.is_running_below(node.uri)

@@ -2,6 +2,10 @@
 
 Owns reading tasks and writing their transitions; every write is a compare-and-swap of `apply(task, …)`, done
 again on what is there where somebody else wrote first. Decides nothing about who works what.
+
+What a person does to the files shows here as it is: a task that was deleted is gone with all below it, one that
+is no valid task any more stays in its place as `broken` until it is repaired or deleted, and what lies below
+something that is no task is nobody's.
 """
 
 import asyncio
@@ -16,11 +20,11 @@ from msgspec.structs import replace
 
 from cld.errors import Conflict, InvalidResource, ResourceNotFound, Unsupported
 from cld.guard import GuardedStore
-from cld.journal import children
 from cld.resource import Draft, Meta
 from cld.store import MAX_LIMIT, Stored
 from cld.tasks.order import dependencies
 from cld.tasks.states import TERMINAL, Event, apply
+from cld.tools.process import to_the_end
 from cld.types import Step, Task, Usage
 from cld.uri import MAX_DEPTH, URI, id_of, make_uri, parent_of, parents_of, sort_key, type_of
 
@@ -40,12 +44,16 @@ class Node:
     meta: Meta
     created_by: str
     updated_by: str
+    broken: str = ""
+    """Why the file is no task, when it is none; the rest is then what it was before, or nothing."""
     parent: "Node | None" = None
     children: dict[str, "Node"] = field(default_factory=dict[str, "Node"])
     open: set[str] = field(default_factory=set[str])
     """The ids of the children that are not over."""
     dependents: dict[str, list["Node"]] = field(default_factory=lambda: defaultdict[str, list["Node"]](list))
     """Which of the children wait for the child with this id."""
+    restless: int = 0
+    """How many at and below it are not at rest."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -55,6 +63,11 @@ class Node:
     @property
     def is_over(self) -> bool:
         return self.task.status in TERMINAL
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing of the task itself can be running, and nothing will."""
+        return bool(self.broken) or (self.is_over and self.task.lease is None)
 
     @property
     def root(self) -> "Node":
@@ -78,19 +91,35 @@ Changed = Callable[[Node], None]
 
 
 class Forest:
-    """The trees that were loaded; `changed` is told of every task that is new or other than before."""
+    """The trees that were loaded.
 
-    def __init__(self, store: GuardedStore, changed: Changed) -> None:
+    `changed` is told of every task that is new or other than before, `gone` of every one that was deleted, with
+    all that was below it.
+    """
+
+    def __init__(self, store: GuardedStore, changed: Changed, gone: Changed) -> None:
         self._store = store
         self._changed = changed
+        self._gone = gone
         self._nodes: dict[URI, Node] = {}
-        self._loading: dict[URI, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._resting: set[URI] = set()
+        self._loading: dict[URI, asyncio.Lock] = {}
+        self._making: dict[URI, asyncio.Event] = {}
 
     def find(self, uri: URI) -> Node | None:
         return self._nodes.get(uri)
 
-    def roots(self) -> list[Node]:
-        return [node for node in self._nodes.values() if node.parent is None]
+    def follows(self, uri: URI) -> bool:
+        """Whether the tree that the task is in was loaded, or is being loaded."""
+        root = root_of(uri)
+        return root in self._nodes or root in self._loading
+
+    def forget_resting(self) -> list[Node]:
+        """Let go of the trees in which everything is over; they are loaded again when they are asked for."""
+        resting = [self._nodes[uri] for uri in self._resting]
+        for node in resting:
+            self._take_out(node)
+        return resting
 
     async def load(self, uri: URI) -> Node:
         """The task `uri` with the whole tree that it is in.
@@ -100,49 +129,65 @@ class Forest:
             InvalidResource: it is no valid task.
         """
         root = root_of(uri)
-        async with self._loading[root]:
-            if root not in self._nodes:
-                read = [await self._read(root)]
-                async for below in self._tasks_below(root):
-                    with contextlib.suppress(ResourceNotFound, InvalidResource):
-                        read.append(await self._read(below))
-                # Told of when all are there: half a tree looks like one whose other half is done.
-                for node in [self._placed(one) for one in read]:
-                    self._changed(node)
-        return self._nodes.get(uri) or self._add(await self._read(uri))
+        async with self._loading.setdefault(root, asyncio.Lock()):
+            try:
+                if root not in self._nodes:
+                    await self._load(root)
+            finally:
+                self._loading.pop(root, None)
+        if (node := self._nodes.get(uri) or await self.refresh(uri)) is None:
+            raise ResourceNotFound(uri)
+        return node
 
-    async def look_below(self, node: Node) -> None:
-        """Make sure of all subtasks of a task, also those that others have made and nobody has told of yet."""
-        for uri in await children(self._store, node.uri, TASK):
+    async def look_below(self, node: Node, depth: int = 1) -> None:
+        """Make sure of all below a task, also of what others have made and nobody has told of yet."""
+        async for uri in self._tasks_below(node.uri, depth):
             if uri not in self._nodes:
-                await self.refresh(uri)
+                await self._look(uri)
 
     async def refresh(self, uri: URI) -> Node | None:
-        """The task as it is in the tree now; None when it is gone or cannot be read, and then it is forgotten."""
-        try:
-            read = await self._read(uri)
-        except (ResourceNotFound, InvalidResource):
-            if (gone := self._nodes.get(uri)) is not None:
-                self.forget(gone)
-            return None
-        node = self._nodes.get(uri)
-        if node is None:
-            return self._add(read)
-        if node.version != read.version:
-            self._become(node, read)
+        """The task as it is in the tree now; None when it is gone, or nobody's, and then it is forgotten."""
+        if lock := self._loading.get(root_of(uri)):
+            async with lock:  # what was read for it may be older than what there was to hear of
+                pass
+        known = uri in self._nodes
+        node = await self._look(uri)
+        if node is not None and not known:
+            await self.look_below(node, MAX_DEPTH)  # it was moved here or repaired, and what is below it was not
         return node
+
+    async def knows(self, uri: URI, version: str | None) -> bool:
+        """Whether this version of a task is what was last read or written here, once what is being written is."""
+        if (making := self._making.get(uri)) is not None:
+            await making.wait()
+        if (node := self._nodes.get(uri)) is None:
+            return False
+        if node.version != version:
+            async with node.lock:
+                pass  # it may be what is being written right now, and heard of before that has returned
+        return node.version == version
 
     async def create(self, parent: URI, id: str, task: Task, meta: Meta) -> Node:
         """The new task; the one that is there where it has been made before."""
         uri = make_uri(parent, TASK, id)
+        self._making[uri] = asyncio.Event()
         try:
-            stored = await self._store.put(Draft(uri, contents(task), meta))
+            return await self._created(uri, task, meta)
+        finally:
+            self._making.pop(uri).set()
+
+    async def _created(self, uri: URI, task: Task, meta: Meta) -> Node:
+        try:
+            # To the end, so that who stops what is below a task misses nothing that was just being made.
+            stored = await to_the_end(self._store.put(Draft(uri, contents(task), meta)))
         except Conflict:
-            found = await self.refresh(uri)
+            found = await self._look(uri)
             if found is None:
                 raise
             return found
-        return self._nodes.get(uri) or self._add(_node(stored))
+        if (node := self._nodes.get(uri) or self._add(_node(stored))) is None:
+            raise ResourceNotFound(parent_of(uri))
+        return node
 
     async def change(self, node: Node, *events: Event) -> Task:
         """Take the task through `events` in one write, from the state it is in by then.
@@ -152,8 +197,10 @@ class Forest:
             ResourceNotFound: it is gone.
         """
         async with node.lock:
+            if node.broken:
+                self._become(node, await self._read(node.uri))
             for _ in range(MOST_TRIES):
-                task = node.task
+                task, before = node.task, node.version
                 for event in events:
                     task = apply(task, event)
                 if task == node.task:
@@ -161,11 +208,15 @@ class Forest:
                 # Who wrote it last is not to be seen any more after this write.
                 task = replace(task, hands=await self.hands(node))
                 try:
-                    stored = await self._store.put(Draft(node.uri, contents(task)), if_version=node.version)
+                    stored = await self._store.put(Draft(node.uri, contents(task)), if_version=before)
                 except Conflict:
                     self._become(node, await self._read(node.uri))
                     continue
-                self._become(node, _node(stored, task))
+                if node.version == before:
+                    self._become(node, _node(stored, task))
+                elif node.version != stored.version:
+                    # Others have been heard of meanwhile, which may be newer than this.
+                    await self._look(node.uri)
                 return task
         raise Conflict(f"{node.uri} changes all the time; try again later", uri=node.uri, current=None)
 
@@ -182,31 +233,63 @@ class Forest:
             )
         return tuple(sorted({*found, by}))
 
+    async def writers(self, node: Node) -> tuple[str, ...]:
+        """Those besides whose store this is who wrote a task or one above it."""
+        found: dict[str, None] = {}
+        for one in reversed(list(node.path())):
+            found |= dict.fromkeys((one.created_by, *await self.hands(one)))
+        return tuple(name for name in found if not self._is_own(name))
+
     def _is_own(self, by: str) -> bool:
         return by in ("", self._store.guard.principal.id)
 
-    def forget(self, node: Node) -> None:
-        """Let go of a task and all below it."""
-        for one in list(node.subtree()):
-            self._nodes.pop(one.uri, None)
-        if node.parent is not None:
-            node.parent.children.pop(node.id, None)
-            node.parent.open.discard(node.id)
-        else:
-            self._loading.pop(node.uri, None)
+    async def _load(self, root: URI) -> None:
+        read = [await self._read(root)]
+        async for below in self._tasks_below(root, MAX_DEPTH):
+            with contextlib.suppress(ResourceNotFound):
+                read.append(await self._read_any(below))
+        # Told of when all are there: half a tree looks like one whose other half is done.
+        for node in [self._placed(one) for one in read]:
+            if node is not None:
+                self._changed(node)
 
-    def _add(self, node: Node) -> Node:
+    async def _look(self, uri: URI) -> Node | None:
+        """What `refresh` gives, of this task alone."""
+        while True:
+            node = self._nodes.get(uri)
+            before = None if node is None else node.version
+            try:
+                read = await self._read_any(uri)
+            except ResourceNotFound:
+                if node is not None and self._nodes.get(uri) is node:
+                    self._take_out(node)
+                    self._gone(node)
+                return None
+            if node is not self._nodes.get(uri) or (node is not None and node.version != before):
+                continue  # it was written while it was read
+            if node is None:
+                return self._add(read)
+            if node.version != read.version:
+                if read.broken:
+                    read.task, read.meta = node.task, node.meta
+                self._become(node, read)
+            return node
+
+    def _add(self, node: Node) -> Node | None:
         placed = self._placed(node)
         if placed is node:
             self._changed(node)
         return placed
 
-    def _placed(self, node: Node) -> Node:
-        """The node in its place in the tree; the one that is there already where there is one."""
+    def _placed(self, node: Node) -> Node | None:
+        """The node in its place, the one that is there already where there is one; None below what is no task."""
         if (there := self._nodes.get(node.uri)) is not None:
             return there
+        above = parent_of(node.uri)
+        parent = self._nodes.get(above)
+        if parent is None and type_of(above) == TASK:
+            return None
         self._nodes[node.uri] = node
-        parent = self._nodes.get(parent_of(node.uri))
         if parent is not None:
             node.parent = parent
             parent.children[node.id] = node
@@ -214,22 +297,51 @@ class Forest:
                 parent.dependents[id].append(node)
             if not node.is_over:
                 parent.open.add(node.id)
+        self._count(node, int(not node.is_at_rest))
         return node
 
+    def _take_out(self, node: Node) -> None:
+        """Let go of a task and all below it."""
+        self._count(node, -node.restless)
+        for one in list(node.subtree()):
+            self._nodes.pop(one.uri, None)
+            self._resting.discard(one.uri)
+        if node.parent is not None:
+            node.parent.children.pop(node.id, None)
+            node.parent.open.discard(node.id)
+
     def _become(self, node: Node, read: Node) -> None:
-        node.version, node.task, node.meta = read.version, read.task, read.meta
+        rested = node.is_at_rest
+        node.version, node.task, node.meta, node.broken = read.version, read.task, read.meta, read.broken
         node.created_by, node.updated_by = read.created_by, read.updated_by
+        if self._nodes.get(node.uri) is not node:
+            return  # it was deleted while it was being written
         if node.parent is not None:
             (node.parent.open.discard if node.is_over else node.parent.open.add)(node.id)
+        self._count(node, int(rested) - int(node.is_at_rest))
         self._changed(node)
+
+    def _count(self, node: Node, more: int) -> None:
+        for one in node.path():
+            one.restless += more
+            if one.parent is None:
+                (self._resting.discard if one.restless else self._resting.add)(one.uri)
 
     async def _read(self, uri: URI) -> Node:
         return _node(await self._store.get(uri))
 
-    async def _tasks_below(self, uri: URI) -> AsyncIterator[URI]:
+    async def _read_any(self, uri: URI) -> Node:
+        """The task, or what is in its place and is none."""
+        try:
+            return await self._read(uri)
+        except InvalidResource as error:
+            # Without a version: whatever valid one comes next is another.
+            return Node(uri, "", Task(), Meta(), "", "", broken=str(error))
+
+    async def _tasks_below(self, uri: URI, depth: int) -> AsyncIterator[URI]:
         cursor: str | None = None
         while True:
-            page = await self._store.list(uri, type=TASK, depth=MAX_DEPTH, cursor=cursor, limit=MAX_LIMIT)
+            page = await self._store.list(uri, type=TASK, depth=depth, cursor=cursor, limit=MAX_LIMIT)
             for one in sorted(page.uris, key=sort_key):
                 yield one
             if (cursor := page.cursor) is None:

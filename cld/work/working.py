@@ -5,8 +5,9 @@ error; only a lost lease and the end of the process leave it as it is.
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -40,6 +41,7 @@ from cld.tasks.inputs import collect, expand, resolve
 from cld.tasks.order import PlanLimits, check_plan, dependencies
 from cld.tasks.states import Complete, Event, Fail, Judge, Plan, Release, Skip, Stopped, Supervise, Wait
 from cld.tools import Caller
+from cld.tools.process import to_the_end
 from cld.types import Failure, Judgement, Source, Step, Task, Usage
 from cld.uri import URI, id_of, make_uri
 from cld.work.context import Contexts
@@ -69,6 +71,8 @@ class Working:
     ledgers: Ledgers
     holder: str
     tell: Tell
+    stop_below: Callable[[Node], Awaitable[None]]
+    """Cancels what is below a task that will be over: once it is, nobody looks there any more."""
     on_text: Callable[[Node], OnText | None]
 
     @cached_property
@@ -83,15 +87,18 @@ class Working:
             await self._ended(node, await self._outcome(node, fence))
         except (LeaseLost, InvalidTransition) as lost:
             log.info("%s: %s", node.uri, lost)
+            if node.task.status == "cancelled":
+                await to_the_end(self.let_go(node, fence))
         except asyncio.CancelledError:
-            await asyncio.shield(self._let_go(node, fence))
+            await to_the_end(self.let_go(node, fence))
             raise
 
     async def _outcome(self, node: Node, fence: int) -> Sequence[Event]:
         """The events that end the claim."""
         held: dict[str, Any] = {"holder": self.holder, "fence": fence}
-        seconds = self._seconds(node)
+        seconds = self.world.settings.time_limit
         try:
+            seconds = self._seconds(node)
             async with asyncio.timeout(seconds):
                 return await _Claimed(self, node, fence).work()
         except Parked as parked:
@@ -110,6 +117,11 @@ class Working:
         return [Fail(error=error, now=timestamp(), usage=spent, **held)]
 
     async def _ended(self, node: Node, events: Sequence[Event]) -> None:
+        if any(isinstance(event, Fail) for event in events):
+            # Before the end is written: who dies in between has its successor do it again.
+            await self.stop_below(node)
+            with contextlib.suppress(CldError):
+                await Journal(self.keeper, node.uri).close("its task failed; it may have been done")
         if events:
             await self.forest.change(node, *events)
 
@@ -125,13 +137,20 @@ class Working:
             whole = replace(whole, tokens=whole.tokens + turn.usage.tokens, money=whole.money + turn.usage.money)
         return delta(whole, node.task.usage)
 
-    async def _let_go(self, node: Node, fence: int) -> None:
+    async def let_go(self, node: Node, fence: int) -> None:
         """After what ran has been stopped: say so where the task was cancelled, else leave it to others."""
         try:
-            if node.task.status == "cancelled":
+            if not _is_cancelled(node):
+                try:
+                    await self.forest.change(node, Release(self.holder, fence))
+                    return
+                except LeaseLost:
+                    if not _is_cancelled(node):
+                        raise
+            await Journal(self.keeper, node.uri).close("its task was cancelled")
+            # Else the lease stays until all below it is at rest as well; the engine sees to that.
+            if node.restless <= 1:
                 await self.forest.change(node, Stopped(timestamp(), self.holder, fence))
-            else:
-                await self.forest.change(node, Release(self.holder, fence))
         except CldError as error:
             log.info("%s: %s", node.uri, error)
 
@@ -389,6 +408,10 @@ async def _seen(store: GuardedStore, sources: Sequence[Source]) -> tuple[Source,
             continue
         seen.append(replace(source, version=version))
     return tuple(seen)
+
+
+def _is_cancelled(node: Node) -> bool:
+    return node.task.status == "cancelled"
 
 
 def _part(child: Node) -> Part:
