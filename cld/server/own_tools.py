@@ -17,7 +17,9 @@ from cld.server.registry import Tool as Served
 from cld.tools import Caller, OnProgress, Result
 from cld.types import Annotations, Tool
 
-_NOT_FOR_TASKS = frozenset({"events_wait", "plan", "task_update", "task_cancel", "approve"})
+_NOT_FOR_TASKS = frozenset(
+    {"events_wait", "plan", "task_update", "task_cancel", "approve", "task_branch", "task_compare"}
+)
 
 
 class TaskCall(Call):
