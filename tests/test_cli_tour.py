@@ -3,9 +3,10 @@
 import json
 from pathlib import Path
 
-from cli_process import Pty, cld
+from cli_process import PROJECT, Pty, cld
 
 TOUR = "cld:cld.Namespace.tour"
+ASSISTANTS = {path.name for path in (PROJECT / "resources").glob("cld:common.Assistant.*.json")}
 
 
 def test_the_tour_runs_again_and_again_and_keeps_to_its_namespace(tmp_path: Path) -> None:
@@ -16,16 +17,26 @@ def test_the_tour_runs_again_and_again_and_keeps_to_its_namespace(tmp_path: Path
         done = cld("tour", "--json", cwd=tmp_path)
         assert done.returncode == 0, done
         told = [json.loads(line) for line in done.stdout.splitlines()]
-        assert [line["step"] for line in told if "title" in line] == list(range(1, 12))
+        assert [line["step"] for line in told if "title" in line] == list(range(1, 13))
         assert {path.name for path in root.iterdir()} == {
             ".cld",
             "cld:common.Text.mine.json",
             f"{TOUR}.json",
             TOUR,
+            *ASSISTANTS,
         }
         assert (root / "cld:common.Text.mine.json").read_bytes() == mine
     said = " ".join(line["said"] for line in told if "said" in line)
-    for fact in ("get it again and repeat the change", "may not write", "answered no: it is still there"):
+    for fact in (
+        "get it again and repeat the change",
+        "may not write",
+        "answered no: it is still there",
+        "planned as 2 tasks:",
+        "elected researcher:",
+        "called search: finished",
+        "sources was read again, and says so",
+        "To have answers written, name a model",
+    ):
         assert fact in said
     assert {path.name for path in tmp_path.iterdir()} == {".cache", "resources"}
 
@@ -39,7 +50,7 @@ def test_the_tour_reads_well_on_a_terminal_and_shows_the_readers_host(tmp_path: 
     assert "Connect your host (Zed)" in text
     assert '"context_servers"' in text
     assert f"--root {tmp_path / 'tree'}" in text
-    told = text[: text.index("11. ")].splitlines()
+    told = text[: text.index("10. ")].splitlines()
     assert all(len(line) < 130 for line in told if len(line.split()) > 2 and "$" not in line and "cld " not in line)
 
 

@@ -151,7 +151,7 @@ async def _looked_at(reader: GuardedStore, uri: URI) -> Node:
     if type_of(uri) != TASK:
         raise InvalidArgument(f"{uri} is no task; its type is {type_of(uri)}, not {TASK}", field="uri")
     await reader.get(uri)
-    return await Forest(reader, lambda _: None).load(uri)
+    return await Forest(reader, lambda _: None, lambda _: None).load(uri)
 
 
 async def _open_trees(reader: GuardedStore, depth: int, terminal: Terminal) -> int:

@@ -1,7 +1,8 @@
 """`cld tour`: shows on a real tree, with real servers, what cld does; and checks that it did.
 
 Everything happens through MCP, as a host would do it, in a namespace of its own: the rest of the
-tree is not touched, and running the tour again begins it anew. Each step says what happened with
+tree is not touched (but a tree without assistants gets those that cld brings, as with the first
+question anybody asks), and running the tour again begins it anew. Each step says what happened with
 the values that came back, and a step that did not do what it says ends the tour with an error.
 """
 
@@ -21,6 +22,7 @@ from cld.cli.exits import OK, UsageError
 from cld.cli.hosts import HOSTS, hosts_here, this_machine
 from cld.cli.install import snippet, start_command
 from cld.cli.played_host import SECONDS, PlayedHost, StepFailed, played_host
+from cld.cli.tasks import explained
 from cld.cli.terminal import Terminal, safe_line
 from cld.cli.tree import Branch, draw, place
 from cld.config import Settings
@@ -31,7 +33,7 @@ from cld.uri import ROOT, URI, elements_of, id_of, make_uri
 
 TOUR = make_uri(ROOT, "cld.Namespace", "tour")
 VISITOR = "user:tour-visitor"
-QUESTION = "Who decides what an assistant may do, and where is that written?"
+QUESTION = "What happens to an acknowledged write when the power fails? What becomes of a task when its process dies?"
 _WIDTH = 110  # characters a line of what is said may have
 
 
@@ -242,34 +244,57 @@ class Tour:
             self._say("left out: searching needs the extra knowledge, as in pip install 'cld[knowledge]'")
             return
         began = time.monotonic()
-        self._say(f"plan: “{QUESTION}”")
+        chain = [tier.name for tier in self._settings.models.chain]
+        before = await self._assistants(host)
         conversation = make_uri(TOUR, "common.Conversation", "question")
+        self._say(f"plan: “{QUESTION}”")
         done = await host.do("plan", message=QUESTION, conversation=conversation, wait_seconds=SECONDS - 5)
         tree = await host.do("task_get", uri=done["task"], depth=8)
+        if not before:
+            there = ", ".join(map(id_of, await self._assistants(host)))
+            self._say(f"this tree had no assistants; those that cld brings are in it now: {there}")
+        for line in explained(tree):
+            self._say(line)
+        if chain and done["status"] != "completed":
+            self._say(f"no answer from {', '.join(chain)}: {done.get('error_detail')}; docs/models.md says more")
+            return
         self._check(done["status"] == "completed", f"the task is {done['status']}: {done.get('error_detail')}")
-        self._tell(tree)
-        self._check(bool(done["sources"]), "the answer names no source")
-        for source in done["sources"]:
-            read = await host.do("resource_get", uri=source["uri"])
-            self._check(source["quote"] in read["content"].get("text", source["quote"]), "a source does not say so")
         self._say(f"the answer, after {time.monotonic() - began:.1f} s:")
         for line in str(done["answer"]).splitlines():
             self._say(f"  {line}" if line.strip() else "")
-        self._say(f"{len(done['sources'])} sources, read again and found to say so; it left these files:")
-        for row in await host.below(conversation):
-            self._say(f"{self._file(row['uri']).relative_to(self._settings.root_path)}")
+        await self._sources(host, done["sources"], must=not chain)
+        if chain:
+            self._say(f"written with {', '.join(chain)}, as your settings say")
+        else:
+            self._say("No model is configured, so nothing was written: it was found by rule, and quoted word for word.")
+            self._say("To have answers written, name a model in ~/.config/cld/cld.toml: docs/models.md shows how.")
+        await self._left(host, conversation)
 
-    def _tell(self, task: dict[str, Any], indent: str = "") -> None:
-        """A task, who was elected for it and why, its calls, and those below it."""
-        self._say(f"{indent}{task['status']}: {task['purpose'][:_WIDTH]}")
-        if election := task.get("election"):
-            others = ", ".join(f"{id_of(one['assistant'])} {one['score']:.2f}" for one in election.get("ranked", ()))
-            ranking = f" ({others})" if others else ""
-            self._say(f"{indent}elected {id_of(task['assistant'])}: {election.get('reason', '')}{ranking}")
-        for call in task.get("calls", ()):
-            self._say(f"{indent}called {call['tool']}: {call['state']}")
-        for below in task.get("tasks", ()):
-            self._tell(below, f"{indent}  ")
+    async def _assistants(self, host: PlayedHost) -> list[URI]:
+        listed = await host.do("resource_list", prefix=ROOT, type="common.Assistant", depth=1, limit=100)
+        return [row["uri"] for row in listed["resources"]]
+
+    async def _sources(self, host: PlayedHost, sources: list[dict[str, Any]], *, must: bool) -> None:
+        """Read each source again and see that the words taken from it are there."""
+        quoted = [source for source in sources if source.get("quote")]
+        self._check(bool(quoted) or not must, "the answer names no source")
+        for source in quoted:
+            content = (await host.do("resource_get", uri=source["uri"]))["content"]
+            says = " ".join(source["quote"].rstrip("…").split()) in " ".join(str(content.get("text", "")).split())
+            self._check(says, f"{source['uri']} does not say what the answer takes from it")
+        if quoted:
+            self._say(f"checked: each of the {len(quoted)} sources was read again, and says so")
+
+    async def _left(self, host: PlayedHost, conversation: URI) -> None:
+        """Show the files that the question left."""
+        rows = await host.below(conversation)
+        self._say(f"What was done is {len(rows) + 1} files: every task, turn of a model, call, and the answer. In")
+        self._say(f"{self._file(conversation).with_suffix('').relative_to(self._settings.root_path)}")
+        root = Branch(conversation)
+        for row in rows:
+            place(root, msgspec.convert(row, Entry), len(elements_of(conversation)))
+        if self._terminal.human:
+            draw(root, "   ", self._terminal)
 
     async def _look(self, host: PlayedHost) -> None:
         self._step("What is there now")
@@ -279,7 +304,9 @@ class Tour:
             place(root, msgspec.convert(row, Entry), len(elements_of(TOUR)))
         if self._terminal.human:
             for document in root.below.values():
-                document.below = _first(document.below, 3)
+                document.below = _first(document.below, 2)
+            documents = {name: one for name, one in root.below.items() if name.startswith("common.Document")}
+            root.below = _first(documents, 4)
             draw(root, "   ", self._terminal)
         self._say(f"{len(rows)} resources below {TOUR}")
         self._say(f"in {self._settings.root_path}; look at it with ls, cat and git, or with")
