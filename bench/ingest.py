@@ -162,10 +162,10 @@ async def measure(folders: list[Path], scratch: Path, durability: Durability) ->
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("folders", metavar="FOLDER", nargs="*", type=Path)
-    arguments.add_argument("--dir", default=".", help="a folder on the disk to measure")
+    arguments.add_argument("--dir", default=Path(), type=Path, help="a folder on the disk to measure")
     arguments.add_argument("--durability", choices=get_args(Durability), default="full")
     given = arguments.parse_args()
-    with tempfile.TemporaryDirectory(dir=given.dir, prefix="bench-") as scratch:
+    with tempfile.TemporaryDirectory(dir=given.dir.resolve(), prefix="bench-") as scratch:
         folders: list[Path] = given.folders
         if not folders:
             folders = [Path(scratch) / "documentation"]
