@@ -37,7 +37,8 @@ def tear_down(what: str) -> str:
     (HERE / f"{what} is down").touch()
     return f"{what} is down"
 '''
-LOOK, TEAR = "long_look where: quay", "tear_down what: crane"
+LOOK = ("ask", "long_look where: quay", "--assistant", "general")
+TEAR = ("ask", "tear_down what: crane", "--assistant", "general")
 
 
 @pytest.fixture
@@ -136,7 +137,6 @@ def test_a_form_that_quotes_cannot_fill_fails_and_says_so(here: Path) -> None:
         (["branch", CRANE], 2, "is no task"),
         (["compare", CRANE, CRANE], 2, "is no task"),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_what_cannot_be_done_is_said_and_leaves_nothing(
     here: Path,
@@ -175,7 +175,7 @@ def test_a_plan_of_ones_own_is_worked_and_waits_for_its_client(here: Path) -> No
 
 def test_what_needs_approval_waits_and_is_done_once_it_is_given(here: Path) -> None:
     settings = tools(here)
-    asked = told("ask", TEAR, cwd=here, env=settings, code=6)
+    asked = told(*TEAR, cwd=here, env=settings, code=6)
     assert asked["status"] == "waiting"
     [question] = asked["approvals"]
     assert (question["tool"], question["arguments"]) == ("tear_down", {"what": "crane"})
@@ -189,7 +189,7 @@ def test_what_needs_approval_waits_and_is_done_once_it_is_given(here: Path) -> N
 
 def test_what_is_rejected_is_not_done(here: Path) -> None:
     settings = tools(here)
-    asked = told("ask", TEAR, cwd=here, env=settings, code=6)
+    asked = told(*TEAR, cwd=here, env=settings, code=6)
     shown = cld("approve", asked["approvals"][0]["uri"], "--reject", "--human", cwd=here)
     assert shown.stdout == b"rejected: tear_down\n"
     assert f"cld task {asked['task']} --wait".encode() in shown.stderr
@@ -200,7 +200,7 @@ def test_what_is_rejected_is_not_done(here: Path) -> None:
 def test_at_a_terminal_the_person_is_asked(here: Path) -> None:
     settings = tools(here)
     for answer, is_down in ((b"n\n", False), (b"y\n", True)):
-        asking = Pty(("ask", TEAR), here, settings)
+        asking = Pty(TEAR, here, settings)
         seen = asking.until(b"Do you approve? [y/N]")
         assert b'wants to call tear_down with {"what":"crane"}' in seen
         asking.send(answer)
@@ -210,7 +210,7 @@ def test_at_a_terminal_the_person_is_asked(here: Path) -> None:
 
 def test_interrupted_work_is_left_as_it_is_and_goes_on_later(here: Path) -> None:
     settings = tools(here)
-    asking = Pty(("ask", LOOK), here, settings)
+    asking = Pty(LOOK, here, settings)
     asking.until(b"long_look: looking")
     asking.interrupt()
     code, seen = asking.end()
@@ -238,7 +238,7 @@ def test_cancelling_stops_and_begins_nothing(here: Path) -> None:
 
 def test_what_runs_in_another_process_is_stopped_from_here(here: Path) -> None:
     settings = tools(here)
-    asking = Pty(("ask", LOOK), here, settings)
+    asking = Pty(LOOK, here, settings)
     seen = asking.until(b"long_look: looking").decode()
     uri = seen.split("this is ")[1].split()[0]
     shown = cld("cancel", uri, "--human", cwd=here)
