@@ -2,10 +2,13 @@
 
 import asyncio
 import logging
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -15,7 +18,7 @@ from openai_server import BROKEN, RATE_LIMITED, TOO_LONG, Call, OpenAI, Reply
 
 from cld.config import Models, Tier
 from cld.errors import BudgetExceeded, ConfigError, InvalidResource, ModelFailed
-from cld.models import Ask, Message, ToolOffer, Wish
+from cld.models import Ask, Message, ToolOffer, Wish, litellm, tokens
 from cld.models.router import Router
 from cld.types import Usage
 
@@ -473,3 +476,44 @@ def test_the_server_runs_by_itself_too() -> None:
             anyio.run(main)
         finally:
             process.terminate()
+
+
+FRESH = """
+import socket, sys
+def refused(*_):
+    raise AssertionError("the network was asked")
+socket.getaddrinfo = socket.socket.connect = refused
+import dotenv
+dotenv.load_dotenv = lambda *_, **__: print("read .env")
+from cld.config import Models, Tier
+from cld.models import Ask, Message
+from cld.models.router import Router
+router = Router(Models(chain=(Tier("gpt", "openai/gpt-4o", price_in=1, price_out=1),)))
+print(router.bound(Ask((Message("user", "word " * 1000),), max_tokens=0)).tokens < 2000)
+"""
+
+
+def test_counting_is_exact_without_the_network_and_no_dot_env_is_read() -> None:
+    done = subprocess.run([sys.executable, "-c", FRESH], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr[-2000:]
+
+
+def test_a_tokenizer_that_is_not_here_is_not_fetched(tmp_path: Path) -> None:
+    empty = {**os.environ, "TIKTOKEN_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", FRESH], env=empty, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr[-2000:]
+
+
+async def test_what_the_first_question_loads_is_loaded_beside_the_loop(server: OpenAI) -> None:
+    async with routing(Tier("gpt", "openai/gpt-4o", server.url)) as router:
+        await router.prepare()
+        before = threading.get_ident()
+        asked: list[int] = []
+        real = tokens.counter
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(litellm, "counter", lambda model: (asked.append(threading.get_ident()), real(model))[1])
+            async with routing(Tier("gpt", "openai/gpt-4o", server.url)) as another:
+                await another.prepare()
+                another.bound(HI)
+                router.bound(HI)
+    assert len(asked) == 1 and asked[0] != before

@@ -11,6 +11,7 @@ import logging
 import os
 import warnings
 import weakref
+from pathlib import Path
 from typing import Any
 
 from cld.errors import Unsupported
@@ -25,10 +26,15 @@ def load() -> Any:
     """
     # Else its import asks the network for a list of prices.
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    # Else it takes whatever a file `.env` above its own folder says into the environment: keys, and where they go.
+    os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
     try:
         litellm: Any = importlib.import_module("litellm")
     except ImportError as error:
         raise Unsupported(f"asking a model needs the package litellm; install cld[models] ({error})") from error
+    # It brings the ranks of tokenizers, but says so only to its own counting; else they would be fetched.
+    ranks = Path(litellm.__file__).parent / "litellm_core_utils" / "tokenizers"
+    os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(ranks))
     litellm.suppress_debug_info = True
     litellm.telemetry = False
     litellm.set_verbose = False

@@ -5,6 +5,7 @@ Owns the order of tries, what they may cost, who waits for whom, and the counter
 """
 
 import asyncio
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -95,6 +96,7 @@ class Router:
         self._lanes = (*((self._reasoning,) if self._reasoning else ()), *self._chain)
         self._keep = settings.cache
         self._kept: OrderedDict[bytes, Completion] = OrderedDict()
+        self._prepared = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self.remembered = 0
         """How many answers came from the cache."""
@@ -124,10 +126,9 @@ class Router:
 
     async def prepare(self) -> None:
         """Load what asking needs, which takes seconds the first time, without holding up the loop."""
-        try:
-            await asyncio.to_thread(load)
-        except Unsupported:
-            return  # every try says so
+        if not self._prepared:
+            await asyncio.to_thread(self._learn)
+            self._prepared = True
 
     def bound(self, ask: Ask) -> Usage:
         """As `Model.bound`, of the dearest tier that may be asked; holds up the loop where nothing was prepared.
@@ -282,6 +283,13 @@ class Router:
             self._kept[key] = completion
             if len(self._kept) > self._keep:
                 self._kept.popitem(last=False)
+
+    def _learn(self) -> None:
+        with contextlib.suppress(Unsupported):  # every try says so
+            load()
+        for lane in self._lanes:
+            with contextlib.suppress(Failed):  # likewise
+                _ = lane.provider.facts
 
     def _enter(self) -> None:
         if self._loop is None:

@@ -6,8 +6,10 @@ all others a byte counts as a token, which no tokenizer in use exceeds: too many
 
 import hashlib
 import importlib
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,7 +22,10 @@ FOR_TOOLS = 256
 FOR_TOOLS_OF_CLAUDE = 1024
 """For the words by which a provider tells its model of tools; Anthropic adds some hundred tokens of its own."""
 
-_ENCODINGS = frozenset({"cl100k_base", "o200k_base", "o200k_harmony"})
+_RANKS = {"cl100k_base": "cl100k_base", "o200k_base": "o200k_base", "o200k_harmony": "o200k_base"}
+"""Encodings, and the list of ranks that each is made of."""
+
+_RANKS_AT = "https://openaipublic.blob.core.windows.net/encodings/{}.tiktoken"
 _LONGEST_BYTES = 100_000
 """Longer texts are not worth tokenizing: with 4 MB a second they would hold up the loop."""
 
@@ -35,33 +40,38 @@ def of_bytes(text: str) -> int:
 
 
 def counter(model: str) -> Count | None:
-    """Exact counting for a model of OpenAI whose tokenizer is here; else None. litellm has to be loaded."""
-    # On first use, and after litellm, which says where the ranks lie.
+    """Exact counting for a model of OpenAI whose tokenizer is here; else None. Takes a moment, and `load` before it."""
+    # On first use, as litellm, with which it comes.
     tiktoken: Any = importlib.import_module("tiktoken")
     name = tiktoken.model.MODEL_TO_ENCODING.get(model) or next(
         (found for prefix, found in tiktoken.model.MODEL_PREFIX_TO_ENCODING.items() if model.startswith(prefix)), ""
     )
-    if name not in _ENCODINGS:
+    if name not in _RANKS or not _is_here(_RANKS[name]):
         return None
-    encoding: Any = None
+    encoding: Any = tiktoken.get_encoding(name)
     # A dialogue is counted anew with each of its steps.
     known: OrderedDict[bytes, int] = OrderedDict()
 
     def count(text: str) -> int:
-        nonlocal encoding
         data = text.encode(errors="surrogatepass")
         if len(data) > _LONGEST_BYTES:
             return len(data)
         key = hashlib.blake2b(data, digest_size=16).digest()
         if (found := known.get(key)) is None:
-            if encoding is None:
-                encoding = tiktoken.get_encoding(name)
             found = known[key] = len(encoding.encode_ordinary(text))
             if len(known) > _KEPT:
                 known.popitem(last=False)
         return found
 
     return count
+
+
+def _is_here(ranks: str) -> bool:
+    """Whether tiktoken finds a list of ranks on this machine: it would fetch one that it does not find."""
+    folder = os.environ.get("TIKTOKEN_CACHE_DIR", "")
+    # So it names what it keeps.
+    name = hashlib.sha1(_RANKS_AT.format(ranks).encode(), usedforsecurity=False).hexdigest()
+    return bool(folder) and (Path(folder) / name).is_file()
 
 
 def prompt_tokens(
