@@ -49,16 +49,16 @@ log = logging.getLogger("cld.server")
 
 ASSISTANT, TOOL, SERVER = "common.Assistant", "tool.Tool", "tool.Server"
 
-LIST_BYTES = 15_500
+LIST_BYTES = 15_900
 """How large the list of tools may be by default, all in all; who wants more says so, or asks `tool_list`."""
 
-MOST_DESCRIPTION = 400
+MOST_DESCRIPTION = 240
 RETRY_SECONDS = 2.0
 
 KindT = TypeVar("KindT", bound=msgspec.Struct)
 
 _WORKS = Annotations(read_only=False, destructive=False, idempotent=False, open_world=True)
-_ANSWERED = result_schema({"task": TEXT, "status": TEXT, "answer": {}}, ["task", "status"])
+_ANSWERED = {"type": "object", "properties": {"task": TEXT, "status": TEXT, "answer": {}}}
 
 
 class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,9 +74,10 @@ class TreeTools:
         self._runtime = runtime
         self._registry = registry
         words = words_of(runtime.settings.tools)
-        self._is_all = "all" in words
+        self._is_bounded = not words & {"all", REGISTERED}
         self._assistants = bool(words & {"core", "all", ASSISTANTS})
         self._registered = bool(words & {"core", "all", REGISTERED})
+        self._of_tree: list[Tool] = []
         self._looking = asyncio.Lock()
         self._current = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -152,8 +153,11 @@ class TreeTools:
             assistants = await _read(store, ASSISTANT, Assistant) if self._assistants else []
             found = await self._tools(store) if self._registered else []
             tools = [_registered(tool) for tool in found if not tool.disabled]
-            self._registry.replace(ASSISTANTS, [_assistant(*one) for one in assistants if not one[1].disabled])
-            self._registry.replace(REGISTERED, tools if self._is_all else self._bounded(tools))
+            asked = [_assistant(*one) for one in assistants if not one[1].disabled]
+            if self._is_bounded:
+                asked, tools = self._bounded(asked, tools)
+            self._registry.replace(ASSISTANTS, asked)
+            self._registry.replace(REGISTERED, tools)
 
     async def _tools(self, store: GuardedStore) -> list[Registered]:
         if self._runtime.is_working and (calling := self._runtime.workshop.opened) is not None:
@@ -172,14 +176,18 @@ class TreeTools:
             folders.append(Path(__file__).parent.parent / "tools" / "library")
         return "/" not in file and any(one.name == folder and (one / file).is_file() for one in folders)
 
-    def _bounded(self, tools: Sequence[Tool]) -> list[Tool]:
-        """As many as there is room for in the list, in order; the others are not listed."""
-        left = LIST_BYTES - sum(_size(tool) for tool in self._registry.tools() if not tool.decides)
-        bounded: list[Tool] = []
-        for tool in tools:
-            fits = _size(tool) <= left
-            left -= _size(tool) if fits else 0
-            bounded.append(tool if fits else dataclasses.replace(tool, listed=False))
+    def _bounded(self, *groups: Sequence[Tool]) -> list[list[Tool]]:
+        """The same, with those not listed that the list has no room for: the first group's come first."""
+        others = {tool.name for tool in self._of_tree}
+        left = LIST_BYTES - sum(_size(tool) for tool in self._registry.tools() if tool.name not in others)
+        self._of_tree = [tool for group in groups for tool in group]
+        bounded: list[list[Tool]] = []
+        for group in groups:
+            bounded.append([])
+            for tool in group:
+                fits = (size := _size(tool)) <= left
+                left -= size if fits else 0
+                bounded[-1].append(tool if fits else dataclasses.replace(tool, listed=False))
         return bounded
 
     async def _has_unknown_server(self, store: GuardedStore) -> bool:
@@ -216,7 +224,7 @@ def _assistant(uri: URI, assistant: Assistant, meta: Meta) -> Tool:
     return Tool(
         name=here("assistant", id_of(uri)),
         title=safe_line(assistant.title) or id_of(uri),
-        description=_shortened(f"Have this assistant do something. {safe_line(purpose)}"),
+        description=_shortened(f"Assistant: {safe_line(purpose)}"),
         input_schema=schema,
         parse=parse,
         handle=_on_first_call("ask_assistant", str(uri)),

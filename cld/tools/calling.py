@@ -146,7 +146,7 @@ class Calling:
             async with limit:
                 misfit = await self._misfit(tool, arguments)
                 # Policy is asked first, so that who may not call learns nothing; what does not fit never reaches rules.
-                self._allow(tool, arguments if misfit is None else {}, caller)
+                self._allow(tool, arguments if misfit is None else None, caller)
                 if misfit is not None:
                     return misfit
                 self._rates.take(tool.name, namespace_of(_task_uri(caller)))
@@ -161,16 +161,18 @@ class Calling:
                 kind="timed_out",
             ) from None
 
-    def _allow(self, tool: Tool, arguments: Mapping[str, Any], caller: Caller) -> None:
+    def _allow(self, tool: Tool, arguments: Mapping[str, Any] | None, caller: Caller) -> None:
+        """Have policy decide the call; arguments that do not fit are None."""
         context = Context(
             tool=tool.name,
-            arguments=arguments,
+            arguments=arguments or {},
             task=caller.task,
             host=caller.host,
             destructive=tool.annotations.destructive,
         )
         guard = self._guard_of(caller.principal)
-        guard.require("call", tool_uri(tool.name), context, approved=caller.approved)
+        # Nobody is asked about a call that will not be made.
+        guard.require("call", tool_uri(tool.name), context, approved=caller.approved or arguments is None)
 
     async def _misfit(self, tool: Tool, arguments: Mapping[str, Any]) -> Result | None:
         try:
