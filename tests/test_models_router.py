@@ -517,3 +517,38 @@ async def test_what_the_first_question_loads_is_loaded_beside_the_loop(server: O
                 another.bound(HI)
                 router.bound(HI)
     assert len(asked) == 1 and asked[0] != before
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_key_is_hidden_whatever_the_variable_is_called(
+    server: OpenAI, monkeypatch: pytest.MonkeyPatch, streamed: bool
+) -> None:
+    monkeypatch.setenv("MY_CREDENTIAL_2", "sk-very-secret")
+    server.say(Reply(status=401, error={"message": "bad key sk-very-secret given"}))
+    async with routing(tier(server, api_key="MY_CREDENTIAL_2")) as router:
+        with pytest.raises(ModelFailed, match="bad key … given") as failed:
+            await router.complete(HI, (lambda _: None) if streamed else None)
+    assert "sk-very-secret" not in f"{failed.value} {failed.value.reasons}"
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": -1000, "completion_tokens": -1000, "total_tokens": -2000},
+        {"prompt_tokens": 20, "completion_tokens": 0, "total_tokens": 20},
+        {"prompt_tokens": 0, "completion_tokens": 2, "total_tokens": 2},
+    ],
+    ids=["less than nothing", "an answer of nothing", "a question of nothing"],
+)
+async def test_usage_that_cannot_be_is_taken_to_be_the_most(
+    server: OpenAI, usage: dict[str, int], streamed: bool
+) -> None:
+    server.say(Reply("hello", usage=usage))
+    async with routing(tier(server, price_in=1.0, price_out=1.0)) as router:
+        bound = router.bound(HI).tokens
+        answer = await router.complete(HI, (lambda _: None) if streamed else None)
+    known = max(0, usage["prompt_tokens"]) or max(0, usage["completion_tokens"])
+    least = bound if not known else bound - HI.max_tokens if usage["prompt_tokens"] == 0 else HI.max_tokens
+    assert answer.usage.tokens == (least + known if known else bound)
+    assert answer.usage.money == pytest.approx(answer.usage.tokens / 1e6)

@@ -14,6 +14,9 @@ Kind = Literal[
 ]  # fmt: skip
 """Why a try gave nothing."""
 
+_LEAST_SECRET = 6
+"""Characters; what is shorter is found in any text."""
+
 _SECRETS = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
 # A gateway that gave up does not say what the model behind it went on to do.
 _PERHAPS_WORKED = frozenset({408, 499, 502, 504, 520, 522, 524})
@@ -42,15 +45,15 @@ class Failed(Exception):
 
 
 @contextlib.contextmanager
-def told_by_kind() -> Generator[None]:
-    """What litellm and its providers' libraries raise, as `Failed`."""
+def told_by_kind(key: str = "") -> Generator[None]:
+    """What litellm and its providers' libraries raise, as `Failed`; `key` is the one they were given."""
     try:
         yield
     except Exception as error:  # a boundary: litellm raises what its providers' libraries raise
-        raise _failed(error) from None
+        raise _failed(error, key) from None
 
 
-def _failed(error: BaseException) -> Failed:
+def _failed(error: BaseException, key: str) -> Failed:
     names: set[str] = set()
     kind: Kind = "error"
     cause: BaseException | None = error
@@ -78,13 +81,15 @@ def _failed(error: BaseException) -> Failed:
         after = max(0.0, float(headers.get("retry-after") or 0))
     except ValueError:
         after = 0.0
-    return Failed(kind, clean(str(error)), spent=not (said_no or wrong or names & _NEVER_SENT), after=after)
+    return Failed(kind, clean(str(error), key), spent=not (said_no or wrong or names & _NEVER_SENT), after=after)
 
 
-def clean(text: str) -> str:
-    """A message without secrets and without end."""
-    for name, value in os.environ.items():
-        if name.upper().endswith(_SECRETS) and len(value) >= 6:
-            text = text.replace(value, "…")
+def clean(text: str, key: str = "") -> str:
+    """A message without `key`, without what the environment calls a secret, and without end."""
+    secrets = {value for name, value in os.environ.items() if name.upper().endswith(_SECRETS)} | {key}
+    # Longest first: one may begin with another.
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= _LEAST_SECRET:
+            text = text.replace(secret, "…")
     text = " ".join(text.split())
     return text if len(text) <= 300 else text[:299] + "…"

@@ -138,7 +138,7 @@ class Provider:
             more |= {"stream": True, "stream_options": {"include_usage": True}}
         try:
             async with asyncio.timeout(self.tier.timeout):
-                with told_by_kind():
+                with told_by_kind(self._key()):
                     answer = await litellm.acompletion(
                         model=self.tier.model,
                         messages=request.messages,
@@ -150,7 +150,7 @@ class Provider:
                         **self._access(),
                         **more,
                     )
-                return _whole(answer) if on_text is None else await _streamed(answer, on_text)
+                return _whole(answer) if on_text is None else await _streamed(answer, on_text, self._key())
         except TimeoutError:
             raise Failed("timed_out", f"no answer within {self.tier.timeout:g} s", spent=True) from None
 
@@ -161,10 +161,13 @@ class Provider:
             # A key that lies in the environment for its provider is nobody else's business.
             access |= {"api_base": self.tier.api_base, "api_key": _NO_KEY}
         if self.tier.api_key:
-            if not (key := os.environ.get(self.tier.api_key)):
+            if not (key := self._key()):
                 raise Failed("settings", f"the environment variable {self.tier.api_key}, its key, is not set")
             access["api_key"] = key
         return access
+
+    def _key(self) -> str:
+        return os.environ.get(self.tier.api_key, "") if self.tier.api_key else ""
 
     def _learn(self) -> Facts:
         try:
@@ -213,18 +216,18 @@ def _whole(answer: Any) -> Answer:
         refusal = str(special.get("refusal") or "")
     except (AttributeError, IndexError, TypeError) as error:
         raise Failed("error", clean(f"the answer has another form than an answer: {error}"), spent=True) from None
-    counted = _counted(getattr(answer, "usage", None))
+    counted = _counted(getattr(answer, "usage", None), wrote=bool(message.content or calls))
     return Answer(message.content or "", calls, refusal, choice.finish_reason or "", *counted)
 
 
-async def _streamed(stream: Any, on_text: OnText) -> Answer:
+async def _streamed(stream: Any, on_text: OnText, key: str) -> Answer:
     text: list[str] = []
     calls: dict[int, Call] = {}
     refusal: list[str] = []
     finish = ""
     async with contextlib.aclosing(stream):
         pieces = aiter(stream)
-        while (chunk := await _next(pieces)) is not None:
+        while (chunk := await _next(pieces, key)) is not None:
             if not chunk.choices:
                 continue
             choice = chunk.choices[0]
@@ -238,13 +241,14 @@ async def _streamed(stream: Any, on_text: OnText) -> Answer:
             for part in delta.tool_calls or ():
                 _add(calls, part)
         # The usage that it hands on is its own guess where the provider said none.
-        counted = _counted(next((c.usage for c in reversed(stream.chunks) if getattr(c, "usage", None)), None))
+        usage = next((c.usage for c in reversed(stream.chunks) if getattr(c, "usage", None)), None)
+        counted = _counted(usage, wrote=bool(text or calls))
     return Answer("".join(text), list(calls.values()), "".join(refusal), finish, *counted)
 
 
-async def _next(pieces: AsyncIterator[Any]) -> Any:
+async def _next(pieces: AsyncIterator[Any], key: str) -> Any:
     """The next chunk, None at the end; what the caller then does with it is no fault of the provider's."""
-    with told_by_kind():
+    with told_by_kind(key):
         try:
             return await anext(pieces)
         except StopAsyncIteration:
@@ -264,14 +268,14 @@ def _add(calls: dict[int, Call], part: Any) -> None:
     call.arguments += part.function.arguments or ""
 
 
-def _counted(usage: Any) -> tuple[int | None, int | None]:
+def _counted(usage: Any, *, wrote: bool) -> tuple[int | None, int | None]:
     said_in, said_out, said_all = (
-        int(getattr(usage, name, 0) or 0) for name in ("prompt_tokens", "completion_tokens", "total_tokens")
+        max(0, int(getattr(usage, name, 0) or 0)) for name in ("prompt_tokens", "completion_tokens", "total_tokens")
     )
-    if not said_in and not said_out and not said_all:
-        return None, None
     # What is in the sum only was thought, and is paid for as said.
-    return said_in, max(said_out, said_all - said_in)
+    said_out = max(said_out, said_all - said_in)
+    # No question is of no tokens, nor is an answer that says something.
+    return said_in or None, said_out or (None if wrote or not said_in else 0)
 
 
 def _message(message: Message) -> dict[str, Any]:

@@ -231,9 +231,9 @@ class Router:
             begun = time.perf_counter()
             try:
                 answer = await lane.provider.ask(request, most, telling.piece)
-                if answer.tokens_in is not None and answer.tokens_out is not None:
-                    tokens = answer.tokens_in + answer.tokens_out
-                    money = price.of(answer.tokens_in, answer.tokens_out)
+                tokens_in = request.prompt if answer.tokens_in is None else answer.tokens_in
+                tokens_out = most if answer.tokens_out is None else answer.tokens_out
+                tokens, money = tokens_in + tokens_out, price.of(tokens_in, tokens_out)
             except Failed as failed:
                 if not failed.spent:
                     tokens, money = 0, 0.0
