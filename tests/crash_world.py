@@ -44,9 +44,9 @@ class Processes:
     ended: set[int] = field(default_factory=set)
     works: set[int] = field(default_factory=set)
 
-    async def fork(self, seed: int, *trees: int, lease_seconds: float = 0.5) -> int:
+    async def fork(self, seed: int, *trees: int, lease_seconds: float = 0.5, slow: bool = False) -> int:
         before = set(self.alive)
-        orders = Orders(str(self.folder), seed, lease_seconds, trees)
+        orders = Orders(str(self.folder), seed, lease_seconds, trees, slow)
         assert self.program.stdin is not None
         self.program.stdin.write(msgspec.json.encode(orders) + b"\n")
         await self.until(lambda: bool(self.alive - before))

@@ -13,12 +13,15 @@ import random
 import signal
 import sys
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from tool_world import world
 from work_world import Annotations, FunctionTools, answer, is_judging, is_planning, judged, working
 
+from cld.config import Tooling
 from cld.models import Ask, Completion
 from cld.resource import timestamp
 from cld.tools import Caller
@@ -33,6 +36,8 @@ class Orders(msgspec.Struct, frozen=True):
     seed: int
     lease_seconds: float = 0.5
     trees: tuple[int, ...] = ()
+    slow: bool = False
+    """With tools that really run, in processes that have families, and take ten minutes."""
 
 
 def main() -> None:
@@ -52,9 +57,18 @@ async def _work(orders: Orders) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     chance = random.Random(orders.seed)
     folder = Path(orders.folder)
-    tools = _tools(folder / "executions", chance)
-    most = Usage(tokens=10)
-    async with working(folder, _model(chance), tools, bound=most, lease_seconds=orders.lease_seconds) as place:
+    async with AsyncExitStack() as stack:
+        tools: Any = _tools(folder / "executions", chance)
+        if orders.slow:
+            files = {"slow.py": SLOW.replace("PIDS", repr(str(folder / "pids")))}
+            place_of_tools = folder / f"tools{os.getpid()}"
+            place_of_tools.mkdir()
+            tooling = Tooling(workers=4, memory_bytes=1 << 32)
+            tools = (await stack.enter_async_context(world(place_of_tools, files, tooling))).calling
+        work = working(
+            folder, _model(chance), tools, bound=Usage(tokens=10), lease_seconds=orders.lease_seconds, time_limit=600.0
+        )
+        place = await stack.enter_async_context(work)
         for seed in orders.trees:
             shape = shape_of(seed)
             budget = Budget(tokens=5000, calls=400)
@@ -113,6 +127,8 @@ def _model(chance: random.Random) -> Any:
                 return judged(ask, enough=False, steps=[_filled(ask, {"id": "fix", "purpose": "Use note"})])
             return judged(ask, without=["no"])
         wanted = next(line for line in ask.messages[1].text.splitlines() if line.startswith("Task: "))
+        if "Think slowly" in wanted:
+            await asyncio.sleep(600)
         tools = wanted.removeprefix("Task: Use").split()
         done = sum(1 for message in ask.messages if message.role == "tool")
         if done < len(tools):
@@ -128,6 +144,27 @@ def _filled(ask: Ask, step: dict[str, Any]) -> dict[str, Any]:
     for name, about in ask.schema["$defs"]["step"]["properties"].items():
         step.setdefault(name, "" if about.get("type") == "string" else [])
     return step
+
+
+SLOW = """
+@tool(read_only=True)
+def slow(number: int) -> str:
+    "Take long, with a child, and a grandchild that has left the family."
+    def note(pid):
+        file = os.open(PIDS, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(file, f"{pid}\\n".encode())
+        os.close(file)
+    note(os.getpid())
+    note(subprocess.Popen(["sleep", "600"]).pid)
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            note(os.getpid())
+            time.sleep(600)
+        os._exit(0)
+    time.sleep(600)
+    return "never"
+"""
 
 
 def _tools(log: Path, chance: random.Random) -> FunctionTools:

@@ -153,7 +153,7 @@ async def working(
     settings = Settings(
         root=str(folder / "resources"),
         policies=str(PROJECT / "policies"),
-        work=msgspec.convert({"lease_seconds": 2.0, **work}, Work),
+        work=msgspec.structs.replace(Work(lease_seconds=2.0), **work),
     )
     model, tools = FunctionModel(answers, bound=bound), tools or FunctionTools()
     async with AsyncExitStack() as stack:
