@@ -2,14 +2,16 @@
 
 A purse belongs to one task and draws on all ledgers from there up: something is set aside in each of them
 before it is spent, and settled afterwards. Changes of one ledger by this process that come together are
-written together. Owns reading and writing of ledgers; the arithmetic is `cld.tasks.budget`. `Metered` is a
-model that spends from a purse, so that nobody who asks a model has to think of it.
+written together, and what was settled may wait for them: until it is written, more counts as gone than is.
+Owns reading and writing of ledgers; the arithmetic is `cld.tasks.budget`. `Metered` is a model that spends
+from a purse, so that nobody who asks a model has to think of it.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 from msgspec.structs import replace
@@ -19,13 +21,16 @@ from cld.guard import GuardedStore
 from cld.models import Ask, Completion, Model, OnText
 from cld.resource import Draft
 from cld.tasks.budget import drop, hold, left, settle, tightest
-from cld.types import Budget, Ledger, Usage
+from cld.types import Budget, Call, Ledger, Turn, Usage
 from cld.uri import URI, make_uri
 
 LEDGER = "plan.Ledger"
 
 MOST_TRIES = 50
 """How often a change is tried again because other processes changed the ledger."""
+
+SETTLED_WITHIN = 0.05
+"""Seconds after which what was settled is written, if nothing was held meanwhile that it is written with."""
 
 Change = Callable[[Ledger], Ledger]
 
@@ -51,6 +56,7 @@ class _Book:
     ledger: Ledger | None = None
     waiting: list[_Waiting] = field(default_factory=list[_Waiting])
     writing: "asyncio.Task[None] | None" = None
+    soon: asyncio.TimerHandle | None = None
 
 
 class Ledgers:
@@ -58,6 +64,10 @@ class Ledgers:
 
     def __init__(self) -> None:
         self._books: dict[URI, _Book] = {}
+
+    def __len__(self) -> int:
+        """How many are known of."""
+        return len(self._books)
 
     async def create(self, store: GuardedStore, task: URI, budget: Budget) -> None:
         """Open a ledger for `budget` below `task`, unless there is one."""
@@ -97,10 +107,43 @@ class Ledgers:
         """
         waiting = _Waiting(change, asyncio.get_running_loop().create_future())
         book.waiting.append(waiting)
+        self._begin(book)
+        await asyncio.shield(waiting.done)
+
+    def change_soon(self, book: _Book, change: Change) -> None:
+        """Apply `change` with the next one, or after `SETTLED_WITHIN`."""
+        loop = asyncio.get_running_loop()
+        book.waiting.append(_Waiting(change, loop.create_future()))
+        if book.writing is None and book.soon is None:
+            book.soon = loop.call_later(SETTLED_WITHIN, self._begin, book)
+
+    async def flush(self, book: _Book) -> None:
+        """Return once all that waits is written, or could not be."""
+        if pending := [one.done for one in book.waiting]:
+            self._begin(book)
+            await asyncio.wait(pending)
+        elif book.writing is not None:
+            await asyncio.shield(book.writing)
+
+    def _begin(self, book: _Book) -> None:
+        if book.soon is not None:
+            book.soon.cancel()
+            book.soon = None
         if book.writing is None:
             # Of its own, so that who is cancelled while it waits does not take the others' changes along.
             book.writing = asyncio.create_task(self._write(book))
-        await asyncio.shield(waiting.done)
+
+    async def expected(self, book: _Book) -> Ledger:
+        """The ledger as it will be with what waits to be written.
+
+        Raises:
+            BudgetExceeded: as `known`.
+        """
+        ledger = await self.known(book)
+        for one in book.waiting:
+            with contextlib.suppress(CldError):
+                ledger = one.change(ledger)
+        return ledger
 
     async def _write(self, book: _Book) -> None:
         while book.waiting:
@@ -158,7 +201,7 @@ class Purse:
 
     async def left(self) -> Budget:
         """What can be set aside now."""
-        return tightest([left(await self._ledgers.known(book)) for book in self._books])
+        return tightest([left(await self._ledgers.expected(book)) for book in self._books])
 
     async def hold(self, step: str, amount: Usage) -> None:
         """Set `amount` aside for one step, in all ledgers or in none.
@@ -178,11 +221,40 @@ class Purse:
                 raise BudgetExceeded(str(error), what=error.what, uri=error.uri or book.uri) from None
 
     async def settle(self, step: str, spent: Usage) -> None:
-        """Say what a step cost in the end, and give back the rest; nothing happens where nothing was set aside."""
+        """Say what a step cost in the end, and give back the rest; nothing happens where nothing was set aside.
+
+        It is written with what is held next, or soon: `flush` waits for that.
+        """
         key = f"{self._key} {step}"
         for book in self._books:
-            if key in (await self._ledgers.known(book)).held:
-                await self._ledgers.change(book, lambda ledger: settle(ledger, key, spent))
+            if key in (await self._ledgers.expected(book)).held:
+                self._ledgers.change_soon(book, lambda ledger: settle(ledger, key, spent))
+
+    async def flush(self) -> None:
+        """Return once all that was settled is written, as far as it can be."""
+        for book in self._books:
+            await self._ledgers.flush(book)
+
+    async def left_behind(self, fence: int) -> bool:
+        """Whether those who held the task before `fence` had set something aside when they died."""
+        return any([_mine(self._key, await self._ledgers.expected(book), fence) for book in self._books])
+
+    async def take_over(self, fence: int, turns: Sequence[Turn], calls: Mapping[str, Call]) -> None:
+        """Settle what was left behind, as far as it can be known.
+
+        A request whose answer is among `turns`, and a call of `calls` that is over, at what it cost. What else was
+        asked of a model may have been answered and paid for, and counts in full; a call that is open is settled by
+        whoever ends it.
+        """
+        cost = {turn.held: turn.usage for turn in turns if turn.held}
+        cost |= {id: Usage(calls=one.attempts) for id, one in calls.items() if one.state not in ("started", "waiting")}
+        for book in self._books:
+            ledger = await self._ledgers.expected(book)
+            for step in _mine(self._key, ledger, fence):
+                key = f"{self._key} {step}"
+                spent = cost.get(step, ledger.held[key] if _is_request(step) else None)
+                if spent is not None:
+                    self._ledgers.change_soon(book, partial(settle, key=key, spent=spent))
 
 
 class Metered:
@@ -193,6 +265,11 @@ class Metered:
         self._purse = purse
         self._key = key
         self._number = 0
+
+    @property
+    def step(self) -> str:
+        """What was set aside last, as `take_over` is told of it."""
+        return f"{self._key}.{self._number}"
 
     @property
     def generates(self) -> bool:
@@ -209,7 +286,7 @@ class Metered:
             ModelFailed: as `Model.complete`.
         """
         self._number += 1
-        step = f"{self._key}.{self._number}"
+        step = self.step
         held = await self._hold(step, self._model.bound(ask), left)
         try:
             completion = await self._model.complete(ask, on_text, left=held)
@@ -243,3 +320,13 @@ class Metered:
 
 def _costs(amount: Usage) -> bool:
     return bool(amount.tokens or amount.money or amount.calls)
+
+
+def _mine(key: str, ledger: Ledger, fence: int) -> list[str]:
+    """The steps of one task for which something is held, without the requests of its holder with `fence`."""
+    mine = [one.removeprefix(f"{key} ") for one in ledger.held if one.startswith(f"{key} ")]
+    return [step for step in mine if not step.startswith(f"{fence}.")]
+
+
+def _is_request(step: str) -> bool:
+    return step.partition(".")[0].isdigit()

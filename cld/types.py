@@ -364,7 +364,8 @@ class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
 class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """`plan.Turn`, below its task: what a model answered at `step` of the dialogue, so that nobody asks it again.
 
-    `asked` is what it was told beside the results of its calls: what was wrong with its answer before. No more keys.
+    `asked` is what it was told beside the results of its calls: what was wrong with its answer before. `held` names
+    what was set aside for it in ledgers. No more keys.
     """
 
     step: Count
@@ -373,6 +374,7 @@ class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     asked: str = ""
     model: str = ""
     usage: Usage = Usage()
+    held: str = ""
 
 
 class Assistant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -108,6 +108,7 @@ class _Dialogue:
             asked=f"Your answer does not fit: {misfit}. Answer again, in the form asked for." if misfit else "",
             model=completion.model,
             usage=completion.usage,
+            held=self._job.held(),
         )
         await self._job.journal.add_turn(turn)
         self._turns.append(turn)

@@ -27,7 +27,7 @@ class CallsTools(Protocol):
 class Job:
     """A claimed task and all that working it needs; `context` is what the tree has to say about it.
 
-    `model` spends from the purse by itself.
+    `model` spends from the purse by itself; `held` names what it set aside last.
     """
 
     uri: URI
@@ -46,6 +46,7 @@ class Job:
     approval_seconds: float
     on_text: OnText | None = None
     tell: Callable[[str], None] = field(default=lambda _: None)
+    held: Callable[[], str] = field(default=lambda: "")
 
 
 class Done(msgspec.Struct, frozen=True):

@@ -122,6 +122,7 @@ class Working:
             await self.stop_below(node)
             with contextlib.suppress(CldError):
                 await Journal(self.keeper, node.uri).close("its task failed; it may have been done")
+        await self.purse(node).flush()
         if events:
             await self.forest.change(node, *events)
 
@@ -140,6 +141,7 @@ class Working:
     async def let_go(self, node: Node, fence: int) -> None:
         """After what ran has been stopped: say so where the task was cancelled, else leave it to others."""
         try:
+            await self.purse(node).flush()
             if not _is_cancelled(node):
                 try:
                     await self.forest.change(node, Release(self.holder, fence))
@@ -234,6 +236,10 @@ class _Claimed:
     async def work(self) -> Sequence[Event]:
         """Do what is to be done next; the events that end the claim."""
         task = self._node.task
+        if self._fence > 1 and await self._purse.left_behind(self._fence):
+            journal = Journal(self._working.keeper, self._node.uri)
+            calls = {id: kept.call for id, kept in (await journal.calls()).items()}
+            await self._purse.take_over(self._fence, await journal.turns(), calls)
         if task.status == "supervising":
             return await self._judge()
         if task.plan and not (task.for_each and not self._is_expanded(task.plan)):
@@ -293,6 +299,7 @@ class _Claimed:
             approval_seconds=self._world.settings.approval_seconds,
             on_text=working.on_text(node),
             tell=lambda said: working.tell(node, said),
+            held=lambda: self._model.step,
         )
         done = await work(job)
         reader = self._world.store(principal, Context(tool="resource_get", task=str(node.uri)))
