@@ -43,6 +43,7 @@ class Servers(Source):
         self._retry_seconds = retry_seconds
         self._sources: dict[str, ServerTools] = {}
         self._refused: tuple[str, ...] = ()
+        self._closing: set[asyncio.Task[None]] = set()
         self._replacing = asyncio.Lock()
         self._closed = False
         self._listeners: dict[object, Callable[[], None]] = {}
@@ -78,7 +79,7 @@ class Servers(Source):
             self._sources = dict(sorted((kept | made).items()))
             if gone or made:
                 self._changed()
-            await _close_all(gone)
+            await self._close(gone)
 
     async def load(self) -> None:
         """Start all that never were, and return once each is ready or has failed."""
@@ -117,7 +118,7 @@ class Servers(Source):
         self._closed = True
         async with self._replacing:
             sources, self._sources = self._sources, {}
-            await _close_all(sources.values())
+            await self._close(sources.values())
 
     def _joined(self) -> dict[str, Tool]:
         joined: dict[str, Tool] = {}
@@ -139,12 +140,15 @@ class Servers(Source):
         made.on_change(self._changed)
         return made
 
+    async def _close(self, sources: Iterable[ServerTools]) -> None:
+        """End these, and those whose end somebody was cancelled waiting for."""
+        for source in sources:
+            closing = asyncio.create_task(source.aclose())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+        with anyio.CancelScope(shield=True):
+            while self._closing:
+                await asyncio.wait(self._closing)
+
     def _changed(self) -> None:
         tell_all(self._listeners)
-
-
-async def _close_all(sources: Iterable[ServerTools]) -> None:
-    closing = [asyncio.create_task(source.aclose()) for source in sources]
-    if closing:
-        with anyio.CancelScope(shield=True):
-            await asyncio.wait(closing)
