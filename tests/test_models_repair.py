@@ -1,6 +1,7 @@
 """JSON as models write it: what is repaired, and what is refused because it could be read in two ways."""
 
 import contextlib
+import time
 
 import msgspec
 import pytest
@@ -70,3 +71,34 @@ def test_any_value_comes_through_fence_and_prose(value: object) -> None:
 def test_no_text_does_more_than_a_value_error(text: str) -> None:
     with contextlib.suppress(ValueError):
         read_json(text)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        'First: {"a": 1}. Corrected: {"a": 2}',
+        '{"a": 1,}\n{"a": 2}',
+        "[1] or rather [2]",
+        'so {"a": 1} for {names} and {"a": 2}',
+    ],
+)
+def test_two_values_where_one_was_to_be_are_refused(written: str) -> None:
+    with pytest.raises(ValueError, match="more than one JSON value"):
+        read_json(written)
+
+
+@pytest.mark.parametrize("more", ["", " as [1] says", ' where {a} is free {"a": 1', ' again: {"a": 1}'])
+def test_prose_behind_a_value_that_is_no_other_value_leaves_one_reading(more: str) -> None:
+    assert read_json('so {"a": 1,}' + more) == {"a": 1}
+
+
+@pytest.mark.parametrize("piece", ["```a\n", "{", '{"a": {}} {', "[1] [", '"'])
+def test_ten_times_the_text_takes_about_ten_times_as_long(piece: str) -> None:
+    def steps(times: int) -> float:
+        begun = time.process_time()
+        with contextlib.suppress(ValueError):
+            read_json("{x} " + piece * times)
+        return time.process_time() - begun
+
+    few = min(steps(2000) for _ in range(3))
+    assert steps(40_000) < 100 * max(few, 1e-3), "four hundred times, were it quadratic"

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-_FENCE = re.compile(r"^[ \t]*```[\w+-]*[ \t]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"^[ \t]*```([\w+-]*)[ \t]*$", re.MULTILINE)
 _THOUGHT = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
 _WORDS = {"True": "true", "False": "false", "None": "null", "undefined": "null"}
 _CONTROLS = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -21,6 +21,14 @@ _PIECE = re.compile(
     |(?P<mark>[\[\]{}:,])""",
     re.DOTALL | re.VERBOSE,
 )
+
+
+class _Fault(ValueError):
+    """What begins as an object or list is none; `at` is as far as it was read."""
+
+    def __init__(self, reason: str, at: int) -> None:
+        super().__init__(reason)
+        self.at = at
 
 
 def read_json(text: str) -> Any:
@@ -39,7 +47,7 @@ def read_json(text: str) -> Any:
         fault = str(error)
     if thought := _THOUGHT.match(text):
         text = text[thought.end() :]
-    fenced = _FENCE.findall(text)
+    fenced = _fenced(text)
     # Of several blocks none is known to be the one that was meant.
     if len(fenced) > 1:
         raise ValueError(f"it has {len(fenced)} fenced blocks where one JSON value was to be")
@@ -52,14 +60,46 @@ def read_json(text: str) -> Any:
         begin = min((at for mark in "{[" if (at := body.find(mark)) >= 0), default=-1)
     if begin < 0:
         raise ValueError(f"it is no JSON: {fault}")
+    value, end = _value(body, begin)
+    while (begin := body.find(body[begin], end)) >= 0:
+        try:
+            other, end = _value(body, begin)
+        except _Fault as none:
+            end = max(none.at, begin + 1)
+            continue
+        if other != value:
+            raise ValueError("it has more than one JSON value, and nothing says which one is meant")
+    return value
+
+
+def _fenced(text: str) -> list[str]:
+    """What stands in fences."""
+    blocks: list[str] = []
+    begin: int | None = None
+    for line in _FENCE.finditer(text):
+        if begin is None:
+            begin = line.end() + 1
+        elif not line[1]:
+            blocks.append(text[begin : line.start()])
+            begin = None
+    return blocks
+
+
+def _value(text: str, at: int) -> tuple[Any, int]:
+    """The object or list that begins at `at`, and where it ends.
+
+    Raises:
+        _Fault: it is none.
+    """
+    mended, end = _mended(text, at)
     try:
-        return msgspec.json.decode(_mended(body, begin))
+        return msgspec.json.decode(mended), end
     except (msgspec.DecodeError, RecursionError) as error:
-        raise ValueError(f"it is no JSON: {error}") from None
+        raise _Fault(f"it is no JSON: {error}", end) from None
 
 
-def _mended(text: str, at: int) -> str:
-    """The object or list that begins at `at`, with its small faults undone."""
+def _mended(text: str, at: int) -> tuple[str, int]:
+    """The object or list that begins at `at`, with its small faults undone, and where it ends."""
     made: list[str] = []
     depth = 0
     while piece := _PIECE.match(text, at):
@@ -80,7 +120,7 @@ def _mended(text: str, at: int) -> str:
                 made.pop()
         made.append(part)
         if not depth:
-            return "".join(made)
+            return "".join(made), at
     if at >= len(text):
-        raise ValueError("it is cut off before its end")
-    raise ValueError(f"it is no JSON: {text[at : at + 20]!r} at character {at + 1} does not belong there")
+        raise _Fault("it is cut off before its end", at)
+    raise _Fault(f"it is no JSON: {text[at : at + 20]!r} at character {at + 1} does not belong there", at)
