@@ -5,6 +5,7 @@ and no call that was finished is made again. Entries are created once and then o
 version: who finds one there that it did not write has lost the task. Knows no models and runs no tools.
 """
 
+import contextlib
 from typing import Any
 
 import msgspec
@@ -14,6 +15,8 @@ from cld.errors import Conflict, InvalidResource, LeaseLost, ResourceNotFound
 from cld.guard import GuardedStore
 from cld.resource import Draft, Meta, timestamp
 from cld.store import MAX_LIMIT
+from cld.tasks.instants import is_over
+from cld.tools.process import to_the_end
 from cld.types import Approval, Call, CallState, Failure, Turn
 from cld.uri import URI, id_of, make_uri
 
@@ -111,7 +114,19 @@ class Journal:
         """Write down of the calls that are not over that they will not be made, and are not waited for."""
         for kept in (await self.calls()).values():
             if kept.call.state in OPEN:
-                await self.finish(kept, error=Failure("cancelled", why))
+                with contextlib.suppress(LeaseLost):  # whoever changed it meanwhile closes it
+                    await self.finish(kept, error=Failure("cancelled", why))
+
+    async def is_answered(self) -> bool:
+        """Whether a question was answered or will not be, or none is open at all, so that the task can go on."""
+        open = False
+        for id, kept in (await self.calls()).items():
+            if kept.call.state == "waiting" and not kept.call.client:
+                found = await self.approval(id)
+                if found is None or found.approval.decision or is_over(found.approval.deadline, timestamp()):
+                    return True
+                open = True
+        return not open
 
     async def approval(self, call: str) -> KeptApproval | None:
         """The approval that the call with this id waits for."""
@@ -155,7 +170,8 @@ class Journal:
 
     async def _create(self, uri: URI, entry: msgspec.Struct) -> str:
         try:
-            return (await self._store.put(Draft(uri, content_of(entry)))).version
+            # To the end, so that who closes the calls of a task that was stopped misses none.
+            return (await to_the_end(self._store.put(Draft(uri, content_of(entry))))).version
         except Conflict as conflict:
             raise LeaseLost(f"{uri} was written by somebody else; stop working its task") from conflict
 

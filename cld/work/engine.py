@@ -282,12 +282,12 @@ class Engine:
             case "pending" | "assigned":
                 if node.parent is not None and not self._may_begin(node, node.parent):
                     return
-            case "supervising":
-                # With a plan still to make, who made it has died in the middle.
-                if node.open and not task.plan:
-                    if _has_had_its_time(task, now):
-                        self._aside(self._give_up(node))
-                    return
+            case "supervising" if _has_had_its_time(task, now):
+                self._aside(self._give_up(node))
+                return
+            case "supervising" if node.open and not task.plan:
+                # With a plan still to make it can go on: who made it has died in the middle.
+                return
             case "waiting" if task.waiting in ("client", "approval"):
                 if task.waiting == "client" or not task.until or not is_over(task.until, now):
                     return
@@ -463,18 +463,8 @@ class Engine:
         """Go on with a task whose question was answered, or will not be."""
         if node.task.status != "waiting" or node.task.waiting != "approval":
             return
-        journal = Journal(self.keeper, node.uri)
-        waits = False
-        for id, kept in (await journal.calls()).items():
-            if kept.call.state != "waiting" or kept.call.client:
-                continue
-            found = await journal.approval(id)
-            if found is None or found.approval.decision is not None or is_over(found.approval.deadline, timestamp()):
-                break
-            waits = True
-        else:
-            if waits:
-                return
+        if not await Journal(self.keeper, node.uri).is_answered():
+            return
         busy = self._closing or node.uri in self._queued or node.uri in self._running
         if not busy and self._is_mine(node) and node.task.waiting == "approval":
             self._queue(node)

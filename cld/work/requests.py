@@ -146,13 +146,8 @@ def waiting_for(engine: Engine, node: Node) -> list[Node]:
 async def _is_unanswered(engine: Engine, node: Node) -> bool:
     """Whether all that waits has no answer yet; one that was just given is acted on in a moment."""
     for one in waiting_for(engine, node):
-        if one.task.waiting == "approval":
-            journal = Journal(engine.keeper, one.uri)
-            for id, kept in (await journal.calls()).items():
-                if kept.call.state == "waiting" and not kept.call.client:
-                    found = await journal.approval(id)
-                    if found is None or found.approval.decision is not None:
-                        return False
+        if one.task.waiting == "approval" and await Journal(engine.keeper, one.uri).is_answered():
+            return False
     return True
 
 
