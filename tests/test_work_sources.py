@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import pytest
-from work_world import FunctionTools, answer, text_of, working
+from work_world import FunctionTools, answer, is_judging, judged, text_of, working
 
 from cld.models import Ask, Completion
 from cld.resource import Draft
 from cld.types import Step, Wish
 from cld.uri import URI, make_uri
 from cld.work.requests import begin, wait
+from cld.work.showing import shown
 
 pytestmark = pytest.mark.anyio
 
@@ -31,3 +32,22 @@ async def test_an_answer_rests_on_what_it_names_and_not_on_what_that_is_below_no
             await wait(place.engine, begun.task, 10)
             done = await wait(place.engine, make_uri(begun.task, "plan.Task", "a"), 10)
             assert [source.uri for source in done.sources] == expected
+
+
+async def test_subtasks_are_told_in_their_order_whatever_their_files_are_called(tmp_path: Path) -> None:
+    def model(ask: Ask) -> Completion:
+        if not is_judging(ask):
+            return answer("done")
+        told.append([line for line in text_of(ask).splitlines() if "part " in line])
+        return judged(ask)
+
+    told: list[list[str]] = []
+    steps = (*(Step(f"p{number}", f"part {number}") for number in (10, 9, 2)), Step("a", "part last", after=("p10",)))
+    async with working(tmp_path, model) as place:
+        begun = await begin(place.engine, place.store, "", steps)
+        await wait(place.engine, begun.task, 10)
+        tree = await shown(place.store, await place.engine.forest.load(begun.task), 2)
+    order = ["part 2", "part 9", "part 10", "part last"]
+    assert [one["purpose"] for one in tree["tasks"]] == order
+    parts = "\n".join(told[0])
+    assert sorted(order, key=lambda part: parts.rindex(part)) == order

@@ -115,7 +115,7 @@ def explained(tree: dict[str, Any], depth: int = 0) -> list[str]:
     """The plan, who was elected and why, the calls, and what they and the models cost."""
     indent = "  " * depth
     below = tree.get("tasks", ())
-    lines = [f"{indent}{tree['status']}: {safe_line(tree['purpose'])[:100]}"]
+    lines = [f"{indent}{tree['status']}: {safe_line(' '.join(tree['purpose'].split()))[:100]}"]
     if below:
         lines.append(f"{indent}  planned as {len(below)} task{'' if len(below) == 1 else 's'}:")
         for one in below:

@@ -55,7 +55,7 @@ async def shown(store: GuardedStore, node: Node, depth: int) -> dict[str, Any]:
                 counts[one.task.status] = counts.get(one.task.status, 0) + 1
         data["below"] = counts
         if depth > 0:
-            data["tasks"] = [await shown(store, child, depth - 1) for child in node.children.values()]
+            data["tasks"] = [await shown(store, child, depth - 1) for child in node.in_order()]
     return data
 
 
@@ -78,7 +78,7 @@ def drawn(data: dict[str, Any], indent: str = "") -> list[str]:
     waits = f" for {_WAITS.get(data['waiting'], data['waiting'])}" if data.get("waiting") else ""
     who = f" [{id_of(data['assistant'])}]" if str(data.get("assistant", "")).startswith("cld:") else ""
     name = "" if root else f"{id_of(data['uri'])}: "
-    lines = [f"{indent}{name}{data['status']}{waits}{who}  {safe_line(str(data['purpose']))[:120]}"]
+    lines = [f"{indent}{name}{data['status']}{waits}{who}  {safe_line(' '.join(str(data['purpose']).split()))[:120]}"]
     if root or data.get("waiting"):
         lines.append(f"{indent}  {data['uri']}")
     if data.get("skipped"):

@@ -10,9 +10,12 @@ something that is no task is nobody's.
 
 import asyncio
 import contextlib
+import re
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
+from itertools import cycle
 from typing import Any
 
 import msgspec
@@ -85,6 +88,25 @@ class Node:
         yield self
         for child in self.children.values():
             yield from child.subtree()
+
+    def in_order(self) -> "list[Node]":
+        """The subtasks as a person would tell them: after those they need, and `s2` before `s10`."""
+        by_name = sorted(self.children.values(), key=lambda child: _counted(child.id))
+        # All of them first: what comes first here stays first among those that need nothing.
+        order: TopologicalSorter[str] = TopologicalSorter({child.id: () for child in by_name})
+        for child in by_name:
+            order.add(child.id, *(id for id in dependencies(child.task) if id in self.children))
+        try:
+            return [self.children[id] for id in order.static_order()]
+        except CycleError:
+            return by_name  # made by hand; none of them can begin
+
+
+def _counted(id: str) -> list[str | int]:
+    """An id with its numbers as numbers, to sort by."""
+    return [
+        int(part) if number else part for number, part in zip(cycle((0, 1)), re.split("([0-9]+)", id), strict=False)
+    ]
 
 
 Changed = Callable[[Node], None]

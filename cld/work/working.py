@@ -310,7 +310,7 @@ class _Claimed:
         working, node, task = self._working, self._node, self._node.task
         if task.plan:  # corrective subtasks that were to be made when a process ended
             return await self._supervise(task.plan)
-        parts = [_part(child) for child in node.children.values()]
+        parts = [_part(child) for child in node.in_order()]
         if task.for_each:
             if bad := [part for part in parts if part.status != "completed"]:
                 return [self._failed("subtask_failed", f"{bad[0].id} was {bad[0].status}: {bad[0].error}")]
