@@ -13,12 +13,33 @@ from cli_process import PROJECT, Pty, environment
 from cld.cli.exits import MEANINGS
 from cld.cli.hosts import HOSTS
 from cld.config import OWN, Settings, load_settings
+from cld.json_schema import compile_schema
 from cld.resource import decode
+from cld.server.branch_tools import BRANCHES
+from cld.server.work_calls import read_steps
+from cld.server.work_tools import WORK
 from cld.uri import parse_uri
 
 DOCUMENTS = [
     PROJECT / "README.md",
-    *(PROJECT / "docs" / f"{name}.md" for name in ("files", "hosts", "glossary", "settings", "ingest", "search")),
+    *(
+        PROJECT / "docs" / f"{name}.md"
+        for name in (
+            "files",
+            "hosts",
+            "glossary",
+            "settings",
+            "ingest",
+            "search",
+            "work",
+            "tasks",
+            "models",
+            "offline",
+            "assistants",
+            "tools",
+            "tool-servers",
+        )
+    ),
 ]
 WITH_COMMANDS = [one for one in DOCUMENTS if "```console" in one.read_text(encoding="utf-8")]
 FENCED = re.compile(r"(?:Add to `(?P<place>[\w.]+)`:\n\n)?```(?P<kind>\w*)\n(?P<body>.*?)```", re.DOTALL)
@@ -103,6 +124,25 @@ def test_every_setting_and_its_default_are_told_and_the_example_holds(tmp_path: 
     assert load_settings({"root": str(tmp_path / "resources")}, {}).history.keep == 100
 
 
+def test_what_hosts_send_for_work_and_get_fits_the_tools() -> None:
+    """The examples of docs/work.md, each after a line that names its tool."""
+    told = (PROJECT / "docs/work.md").read_text(encoding="utf-8")
+    tools = {tool.name: tool for tool in (*WORK, *BRANCHES)}
+    seen: set[str] = set()
+    for name, verb, body in re.findall(r"^`(\w+)` (takes|gives)[^\n]*:\n\n```json\n(.*?)```", told, re.M | re.S):
+        example, tool = json.loads(body), tools[name]
+        if verb == "takes":
+            arguments = tool.parse(example)
+            if example.get("tasks"):
+                assert read_steps(arguments.tasks)
+        schema = tool.input_schema if verb == "takes" else tool.output_schema
+        assert schema is not None
+        assert compile_schema(dict(schema))(example) is None, f"{name}: {example}"
+        seen.add(name)
+    assert len(re.findall("```json", told)) == len(re.findall(r"^`\w+` (?:takes|gives)", told, re.M))
+    assert seen >= {"plan", "task_get", "task_update", "task_cancel", "approve"}
+
+
 def settings_of(settings: msgspec.Struct, prefix: str = "") -> list[tuple[str, object]]:
     found: list[tuple[str, object]] = []
     for name, value in ((field, getattr(settings, field)) for field in settings.__struct_fields__):
@@ -115,6 +155,8 @@ def settings_of(settings: msgspec.Struct, prefix: str = "") -> list[tuple[str, o
 
 def shown(default: object) -> str:
     """A default as the tables show it."""
+    if default is None:
+        return ""
     if isinstance(default, tuple | bool):
         return f"`{json.dumps(default)}`"
     if isinstance(default, str):
@@ -125,7 +167,7 @@ def shown(default: object) -> str:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_to_files_that_are_there(document: Path) -> None:
     for link in re.findall(r"\]\(([^)#:]+)[^)]*\)", document.read_text(encoding="utf-8")):
-        assert (document.parent / link).exists(), link
+        assert link == "https" or (document.parent / link).exists(), link
 
 
 def commands(block: str) -> list[tuple[str, str]]:
