@@ -2,6 +2,7 @@
 
 import email
 import email.policy
+import gzip
 import http.server
 import os
 import socket
@@ -49,6 +50,8 @@ def value(expression: str) -> str:
         ("10 ** 20 / 3", "3.33333333333333e+19"),
         ("factorial(20)", "2432902008176640000"),
         ("10 ** 5000", "1e+5000"),
+        ("1 / 3 / 10 ** 400", "3.33333333333e-401"),
+        ("-2 ** -2000", "-8.70980981622e-603"),
     ],
 )
 def test_arithmetic_is_exact_where_it_can_be(expression: str, result: str) -> None:
@@ -64,6 +67,8 @@ def test_arithmetic_is_exact_where_it_can_be(expression: str, result: str) -> No
         ("factorial(10 ** 9)", "too large"),
         ("exp(10 ** 6)", "too large"),
         ("round(1, 10 ** 9)", "too large"),
+        ("pi * 1e308 * 10", "too large"),
+        ("degrees(1e308) - degrees(1e308)", "too large"),
         ("(2 ** 19000) * (2 ** 19000)", "too large"),
         ("1 / 0", "divides by zero"),
         ("__import__('os').system('true')", "no arithmetic"),
@@ -166,7 +171,21 @@ def test_what_is_no_text_or_no_file_is_told(granted: Granted, tmp_path: Path) ->
         granted.write("x", "\ud800", replace=False)
 
 
+def test_who_may_read_a_file_stays_as_it_is_when_it_is_replaced(granted: Granted, tmp_path: Path) -> None:
+    granted.write("secret", "one", replace=False)
+    (file,) = tmp_path.rglob("secret")
+    file.chmod(0o600)
+    granted.write("secret", "two", replace=True)
+    assert (file.read_text(), file.stat().st_mode & 0o777) == ("two", 0o600)
+
+
 # -- mail
+
+
+def test_a_draft_is_of_a_size_that_a_person_can_look_at() -> None:
+    for subject, text in (("s" * 501, "text"), ("s", "x" * 1_000_001)):
+        with pytest.raises(ToolError, match="at most 500 and 1000000"):
+            email_draft.draft_of(["a@example.org"], subject, text, [], "")
 
 
 def test_a_draft_is_left_for_a_person_and_never_sent(tmp_path: Path) -> None:
@@ -231,6 +250,10 @@ class Site(http.server.BaseHTTPRequestHandler):
                 headers, body = {"Content-Type": "text/plain"}, b"x" * (3 << 20)
             case "/image":
                 headers = {"Content-Type": "image/png"}
+            case "/packed":
+                headers, body = {"Content-Type": "text/plain", "Content-Encoding": "gzip"}, gzip.compress(b"x" * 1000)
+            case "/odd":
+                headers, body = {"Content-Type": "text/plain; charset=undefined"}, "Hä".encode()
             case "/missing":
                 status, body = 404, b"<p>not here"
             case _:
@@ -283,6 +306,14 @@ def test_a_page_is_fetched_as_text_and_within_bounds() -> None:
                 http_fetch.fetch(f"{here}{path}", hosts, 1000, anywhere)
 
 
+def test_what_is_packed_unasked_is_refused_and_a_charset_that_is_none_is_taken_for_utf_8() -> None:
+    with site() as port:
+        hosts = [f"localhost:{port}"]
+        with pytest.raises(ToolError, match="packed as gzip"):
+            http_fetch.fetch(f"http://localhost:{port}/packed", hosts, 100, anywhere)
+        assert http_fetch.fetch(f"http://localhost:{port}/odd", hosts, 100, anywhere).text == "Hä"
+
+
 def test_a_listed_host_at_an_address_that_is_not_public_is_not_connected_to() -> None:
     with site() as port, pytest.raises(ToolError, match=r"127\.0\.0\.1.* no public address") as caught:
         http_fetch.fetch(f"http://localhost:{port}/", [f"localhost:{port}"], 1000)
@@ -331,6 +362,7 @@ def test_all_addresses_of_a_host_must_be_public(monkeypatch: pytest.MonkeyPatch)
         ),
         *("255.255.255.255", "240.0.0.1", "192.0.2.1", "198.18.0.1"),
         *("::1", "::", "fe80::1%eth0", "fc00::1", "fd12::1", "ff02::1", "2001:db8::1", "::ffff:127.0.0.1"),
+        *("fec0::1", "::127.0.0.1", "64:ff9b:1::7f00:1", "192.88.99.1", "192.0.0.8"),
         *("::ffff:10.0.0.1", "2002:7f00:0001::", "2002:0a00:0001::1", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe"),
     ],
 )

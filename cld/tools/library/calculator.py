@@ -5,6 +5,7 @@ The expression is read by Python's own parser and worked out node by node; nothi
 
 import ast
 import math
+import sys
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 
@@ -88,12 +89,16 @@ def written(value: Number) -> str:
 
 def _scientific(value: Fraction) -> str:
     try:
-        return format(float(value), f".{MAX_DIGITS}g")
+        near = float(value)
     except OverflowError:
-        exponent = int((value.numerator.bit_length() - value.denominator.bit_length()) * math.log10(2))
-        mantissa = float(value / Fraction(10) ** exponent)
-        shift = math.floor(math.log10(abs(mantissa)))
-        return f"{mantissa / 10**shift:.{MAX_DIGITS - 3}g}e+{exponent + shift}"
+        near = math.inf
+    # Below the smallest of them, floats lose digits, and then everything.
+    if math.isfinite(near) and (abs(near) >= sys.float_info.min or not value):
+        return format(near, f".{MAX_DIGITS}g")
+    exponent = int((value.numerator.bit_length() - value.denominator.bit_length()) * math.log10(2))
+    mantissa = float(value / Fraction(10) ** exponent)
+    shift = math.floor(math.log10(abs(mantissa)))
+    return f"{mantissa / 10**shift:.{MAX_DIGITS - 3}g}e{exponent + shift:+}"
 
 
 def _value(node: ast.AST) -> Number:
@@ -116,7 +121,7 @@ def _value(node: ast.AST) -> Number:
         case ast.Call(func=ast.Name(id=name), args=given, keywords=[]) if name in _EXACT:
             return _bounded(_EXACT[name](*map(_value, given)))
         case ast.Call(func=ast.Name(id=name), args=given, keywords=[]) if name in _FLOATING:
-            return _FLOATING[name](*(float(_value(one)) for one in given))
+            return _bounded(_FLOATING[name](*(float(_value(one)) for one in given)))
         case ast.Name(id=name) | ast.Call(func=ast.Name(id=name)):
             raise ToolError(f"{name} is not known here; known are {', '.join((*_NAMES, *_EXACT, *_FLOATING))}")
         case _:
@@ -158,6 +163,8 @@ def _power(base: Number, exponent: Number) -> Number:
 
 def _bounded(value: Number) -> Number:
     if isinstance(value, Fraction) and max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
+        raise OverflowError
+    if isinstance(value, float) and not math.isfinite(value):
         raise OverflowError
     return value
 

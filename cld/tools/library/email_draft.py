@@ -15,6 +15,9 @@ import msgspec
 from cld.tools.declare import ToolContext, ToolError, tool
 
 MAX_RECIPIENTS = 100
+MAX_SUBJECT = 500
+MAX_TEXT = 1_000_000
+"""Characters."""
 
 # Addresses as people have them; what else the standard allows is more often a trick than an address.
 _ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
@@ -51,6 +54,12 @@ def draft_of(to: list[str], subject: str, text: str, cc: list[str], reply_to: st
     """
     if not to or len(to) + len(cc) > MAX_RECIPIENTS:
         raise ToolError(f"a draft is for 1 to {MAX_RECIPIENTS} people, copies included", code="invalid_argument")
+    if len(text) > MAX_TEXT or len(subject) > MAX_SUBJECT:
+        raise ToolError(
+            f"the subject has {len(subject)} characters and the text {len(text)}; "
+            f"at most {MAX_SUBJECT} and {MAX_TEXT} are taken",
+            code="invalid_argument",
+        )
     if any(not char.isprintable() for char in subject):
         raise ToolError("the subject has a line break or another control character in it", code="invalid_argument")
     message = EmailMessage(policy=SMTP)

@@ -134,6 +134,9 @@ class Granted:
             fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666, dir_fd=here)
             try:
                 with os.fdopen(fd, "wb") as file:
+                    if there is not None:
+                        # Who may read and run it stays as it is.
+                        os.fchmod(fd, stat.S_IMODE(os.stat(name, dir_fd=here, follow_symlinks=False).st_mode) & 0o777)
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())

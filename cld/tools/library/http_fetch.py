@@ -94,17 +94,21 @@ def is_public(text: str) -> bool:
     An address that carries another within, as transition mechanisms have them, is what that is.
     """
     address = ipaddress.ip_address(text.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address):
-        if address in _NAT64:
-            return is_public(str(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)))
-        if address.ipv4_mapped is not None:
-            return is_public(str(address.ipv4_mapped))
-        if not all(is_public(str(one)) for one in (address.sixtofour, *(address.teredo or ())) if one is not None):
-            return False
-    return address.is_global and not address.is_multicast and not address.is_reserved
+    if isinstance(address, ipaddress.IPv4Address):
+        return address.is_global and not address.is_multicast and not any(address in one for one in _OF_NETWORKS)
+    if address in _NAT64:
+        return is_public(str(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)))
+    if address.ipv4_mapped is not None:
+        return is_public(str(address.ipv4_mapped))
+    carried = (address.sixtofour, *(address.teredo or ()))
+    # All that is given out to the world is in there; what the standard library holds to be global is more.
+    return address in _WORLD and address.is_global and all(is_public(str(one)) for one in carried if one is not None)
 
 
+_WORLD = ipaddress.IPv6Network("2000::/3")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_OF_NETWORKS = (ipaddress.IPv4Network("192.0.0.0/24"), ipaddress.IPv4Network("192.88.99.0/24"))
+"""Relays and services that each network has at the same address for itself."""
 
 
 def _checked(url: str, hosts: Sequence[str]) -> SplitResult:
@@ -199,10 +203,12 @@ def _page(url: str, response: http.client.HTTPResponse, data: bytes, more: bool,
     media_type = (response.getheader("Content-Type") or "text/plain").lower()
     if not _TEXTS.match(media_type):
         raise ToolError(f"{url[:300]} is {media_type.partition(';')[0]}, and only texts are read")
+    if (packed := (response.getheader("Content-Encoding") or "identity").lower()) != "identity":
+        raise ToolError(f"{url[:300]} is packed as {packed[:40]}, which was not asked for; it is not unpacked")
     charset = response.headers.get_content_charset() or "utf-8"
     try:
         text = data.decode(charset, errors="replace")
-    except LookupError:
+    except (LookupError, ValueError):  # there is no such charset, or it is none of texts
         text = data.decode(errors="replace")
     title = ""
     if "html" in media_type.partition(";")[0]:
