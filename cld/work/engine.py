@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
-from cld.errors import CldError, InvalidResource, InvalidTransition, ResourceNotFound
+from cld.errors import CldError, InvalidResource, ResourceNotFound
 from cld.events import Event as Heard
 from cld.guard import GuardedSubscription
 from cld.journal import APPROVAL, Journal
@@ -32,13 +32,11 @@ from cld.tasks.order import dependencies
 from cld.tasks.states import (
     TERMINAL,
     Assign,
-    Cancel,
     Claim,
     Event,
     Fail,
     Release,
     Renew,
-    Stopped,
     Wait,
     is_held,
 )
@@ -47,6 +45,7 @@ from cld.types import Elected, Failure, Task
 from cld.uri import MAX_DEPTH, ROOT, URI, is_within, make_uri, parent_of, type_of
 from cld.work.due import Due
 from cld.work.electing import ASSISTANT, CLIENT, Assistants
+from cld.work.stopping import Stops
 from cld.work.tree import TASK, Forest, Node, root_of
 from cld.work.working import Working
 from cld.work.world import World
@@ -56,7 +55,6 @@ log = logging.getLogger(__name__)
 Listener = Callable[[Node, str], None]
 """Told of a task that changed, with nothing or with what is being done about it."""
 
-_STOPPED_AT_ONCE = 16
 _RENEWALS = 3
 """How often a lease is renewed in its time."""
 
@@ -73,6 +71,7 @@ class Engine:
         self.forest = Forest(self.keeper, self._changed, self._gone)
         self.ledgers = Ledgers()
         self.assistants = Assistants(world, self.keeper)
+        self._stops = Stops(self.forest, self.holder, world.settings.lease_seconds, lambda uri: uri in self._running)
         self._working = Working(
             world,
             principal,
@@ -82,7 +81,7 @@ class Engine:
             self.ledgers,
             self.holder,
             self._tell,
-            self._stop_below,
+            self._stops.stop_below,
             self._on_text,
         )
         self._running: dict[URI, asyncio.Task[None]] = {}
@@ -158,47 +157,8 @@ class Engine:
         return any(is_within(one, uri) and self.is_running(one) for one in itertools.chain(self._running, self._queued))
 
     async def stop(self, node: Node, reason: str) -> None:
-        """Cancel a task and all below it that is not over, whoever works it.
-
-        Until everything below it is at rest a lease stays on it: should this process die in the middle, whoever
-        finds the lease expired goes on with it.
-        """
-        now = timestamp()
-        if not node.is_over:
-            events: list[Event] = [Cancel(reason, now)]
-            if node.children and not is_held(node.task, now):
-                events.insert(0, Claim(self.holder, self.world.settings.lease_seconds, now, over=True))
-            try:
-                await self._cancel(node, *events)
-            except InvalidTransition:  # somebody has claimed it meanwhile
-                await self._quietly(node, Cancel(reason, now))
-        await self._stop_below(node)
-
-    async def _cancel(self, node: Node, *events: Event) -> None:
-        with contextlib.suppress(ResourceNotFound, InvalidResource):
-            await self.forest.change(node, *events)
-
-    async def _stop_below(self, node: Node) -> None:
-        """Cancel what is below a task that is over, or will be."""
-        how = node.task.status if node.is_over else "given up"
-        cancel = Cancel(f"{node.id}, which it is part of, was {how}", timestamp())
-        limits = asyncio.Semaphore(_STOPPED_AT_ONCE)
-
-        async def one(below: Node) -> None:
-            async with limits:
-                await self._quietly(below, cancel)
-
-        if node.open:
-            await asyncio.gather(*(one(below) for below in node.subtree() if below is not node and not below.is_over))
-        await self._settle(node)
-
-    async def _settle(self, node: Node) -> None:
-        """Say of a cancelled task that nothing of it runs any more, as soon as that is so."""
-        lease = node.task.lease
-        if node.task.status != "cancelled" or lease is None or node.uri in self._running or node.restless > 1:
-            return
-        if lease.holder == self.holder or not is_held(node.task, timestamp()):
-            await self._quietly(node, Stopped(timestamp(), lease.holder, lease.fence))
+        """Cancel a task and all below it that is not over, whoever works it."""
+        await self._stops.stop(node, reason)
 
     def _is_mine(self, node: Node) -> bool:
         return node.root.created_by in ("", self.principal.id)
@@ -215,9 +175,9 @@ class Engine:
                 self._consider(node.parent)
                 self._settle_above(node)
             if node.open:
-                self._aside(self._stop_below(node))
+                self._aside(self._stops.stop_below(node))
         elif any(one.is_over for one in node.path()) and self._is_mine(node):
-            self._aside(self._cancel_late(node))
+            self._aside(self._stops.cancel_late(node))
         elif task.status == "supervising":
             for child in node.children.values():
                 self._consider(child)
@@ -249,13 +209,7 @@ class Engine:
     def _settle_above(self, node: Node) -> None:
         for one in node.path():
             if one is not node and one.task.status == "cancelled" and one.task.lease is not None:
-                self._aside(self._settle(one))
-
-    async def _cancel_late(self, node: Node) -> None:
-        """Cancel a task that was made, or found, when what it is part of was over."""
-        above = next(one for one in node.path() if one.is_over)
-        reason = f"{above.id}, which it is part of, was {above.task.status}"
-        await self._quietly(node, Cancel(reason, timestamp()))
+                self._aside(self._stops.settle(one))
 
     def _due_of(self, node: Node) -> str | None:
         """When the task is to be looked at again though nobody has written anything."""
@@ -283,7 +237,7 @@ class Engine:
                 if node.parent is not None and not self._may_begin(node, node.parent):
                     return
             case "supervising" if _has_had_its_time(task, now):
-                self._aside(self._give_up(node))
+                self._aside(self._stops.give_up(node))
                 return
             case "supervising" if node.open and not task.plan:
                 # With a plan still to make it can go on: who made it has died in the middle.
@@ -297,12 +251,6 @@ class Engine:
                 pass  # running, by somebody whose lease has expired
         self._queue(node)
 
-    async def _give_up(self, node: Node) -> None:
-        """End a task whose time is up, with what is below it first: once it is over nobody looks there any more."""
-        error = Failure("budget_exceeded", "its time is up")
-        await self._stop_below(node)
-        await self._quietly(node, Fail(error, timestamp()))
-
     def _may_begin(self, node: Node, parent: Node) -> bool:
         if any(one.is_over or one.broken for one in parent.path()) or parent.task.status != "supervising":
             return False
@@ -313,7 +261,7 @@ class Engine:
                 return False
             if other.task.status in ("failed", "cancelled"):
                 error = Failure("dependency_failed", f"{id}, which it needs, was {other.task.status}")
-                self._aside(self._quietly(node, Fail(error, timestamp())))
+                self._aside(self._stops.quietly(node, Fail(error, timestamp())))
                 return False
             if not other.is_over:
                 return False
@@ -325,7 +273,7 @@ class Engine:
             self._consider(node)
             return
         error = Failure("dependency_failed", f"{id}, which it needs, is not there")
-        await self._quietly(node, Fail(error, timestamp()))
+        await self._stops.quietly(node, Fail(error, timestamp()))
 
     def _queue(self, node: Node) -> None:
         if not self.world.settings.tasks_at_once:
@@ -351,7 +299,7 @@ class Engine:
             self._put_off_for_now(node)
         self._pump()
         if node.is_over:
-            self._aside(self._settle(node))
+            self._aside(self._stops.settle(node))
         else:
             self._consider(node)
         # Who waits for it to be at rest hears of it now: its last change came while it was still running.
@@ -499,7 +447,7 @@ class Engine:
         if node.uri in self._running:
             return
         if task.status == "cancelled" and task.lease is not None:
-            await self._stop_below(node)
+            await self._stops.stop_below(node)
             if node.task.lease is not None:  # something below it has not stopped yet
                 self._due.set(node.uri, later(timestamp(), self.world.settings.lease_seconds))
         else:
@@ -509,13 +457,6 @@ class Engine:
         for root in self.forest.forget_resting():
             for node in root.subtree():
                 self.ledgers.forget(node.uri)
-
-    async def _quietly(self, node: Node, event: Event) -> None:
-        """A change that somebody else may have made first."""
-        try:
-            await self.forest.change(node, event)
-        except CldError as error:
-            log.debug("%s: %s", node.uri, error)
 
     def _aside(self, work: Coroutine[Any, Any, None]) -> None:
         if self._closing:
