@@ -30,8 +30,9 @@ RULES = Path(__file__).parent.parent / "policies"
 TEXT = "cld:common.Text.a"
 ALL = [
     "resource_get", "resource_put", "resource_list", "resource_delete", "search", "graph_query",
-    "resource_history", "resource_restore", "events_wait", "event_publish", "policy_explain", "context_get",
-    "ingest",
+    "plan", "task_get", "task_update", "task_cancel", "approve",
+    "resource_history", "resource_restore", "task_branch", "task_compare", "events_wait", "event_publish",
+    "policy_explain", "tool_list", "context_get", "ingest",
 ]  # fmt: skip
 
 
@@ -234,8 +235,8 @@ async def test_nothing_is_allowed_when_decisions_cannot_be_written_down(tmp_path
 async def test_the_default_list_of_tools_is_small(tmp_path: Path) -> None:
     async with world(tmp_path, tools="core") as made, client(made, "2026-07-28") as host:
         listed = await host.list_tools()
-        assert [tool.name for tool in listed.tools] == ALL[:6]
-        assert len(listed.model_dump_json(by_alias=True, exclude_none=True)) < 8_000
+        assert [tool.name for tool in listed.tools] == ALL[:11]
+        assert len(listed.model_dump_json(by_alias=True, exclude_none=True)) < 12_000
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,9 @@ LIST_BYTES = 15_900
 MOST_DESCRIPTION = 240
 RETRY_SECONDS = 2.0
 
+FOLLOW_SECONDS = 0.3
+"""How long following waits: a host that starts a server waits for its first answers, not for this."""
+
 KindT = TypeVar("KindT", bound=msgspec.Struct)
 
 _WORKS = Annotations(read_only=False, destructive=False, idempotent=False, open_world=True)
@@ -110,6 +113,7 @@ class TreeTools:
         task.add_done_callback(self._tasks.discard)
 
     async def _follow(self) -> None:
+        await asyncio.sleep(FOLLOW_SECONDS)
         store = self._store()
         tooling = self._runtime.settings.tooling
         async with self._runtime.hear(store, types=frozenset({ASSISTANT, TOOL, SERVER})) as heard:
