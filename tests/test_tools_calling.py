@@ -19,7 +19,7 @@ from cld.guard import Guard
 from cld.policy import Policy
 from cld.principal import parse_principal
 from cld.tools import Caller, OnProgress, Result
-from cld.tools.calling import Calling, tool_uri
+from cld.tools.calling import MAX_DEPTH, Calling, tool_uri
 from cld.tools.rates import Rates
 from cld.types import Annotations, Tool
 
@@ -309,3 +309,29 @@ def test_importing_it_loads_nothing_heavy() -> None:
     program = f"import sys, cld.tools.calling, cld.tools.python; print(*({heavy!r} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split() == []
+
+
+async def test_what_a_call_sets_going_beside_it_is_not_within_it() -> None:
+    gone_on = asyncio.get_running_loop().create_future()
+
+    def on(arguments: Mapping[str, Any]) -> Result:
+        async def later(n: int) -> None:
+            code = await code_of(calls, "begin", {"n": n})
+            if code or n == 20:
+                gone_on.set_result(code)
+
+        if arguments["n"] < 20:
+            running.append(asyncio.create_task(later(arguments["n"] + 1)))
+        return Result(arguments)
+
+    running: list[asyncio.Task[None]] = []
+    calls = calling(Table([a_tool("begin")], on))
+    assert await code_of(calls, "begin", {"n": 0}) == ""
+    assert await asyncio.wait_for(gone_on, 10) == "", "work that begins other work may go on for ever"
+    await asyncio.gather(*running)
+
+
+async def test_calls_within_calls_are_bounded_by_how_deep_they_are() -> None:
+    calls = calling(Table([a_tool("one")]))
+    assert await code_of(calls, "one", {"n": 1}, replace(ADA, depth=MAX_DEPTH - 1)) == ""
+    assert await code_of(calls, "one", {"n": 1}, replace(ADA, depth=MAX_DEPTH)) == "too_deep"

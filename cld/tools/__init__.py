@@ -25,12 +25,16 @@ class Result(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Caller:
-    """Who calls, for which task (its URI, empty for none), and whether a person has approved of this very call."""
+    """Who calls, for which task (its URI, empty for none), and whether a person has approved of this very call.
+
+    `depth` is how many calls of tools this one is made within, which wait for it.
+    """
 
     principal: Principal
     task: str = ""
     host: str = ""
     approved: bool = False
+    depth: int = 0
 
 
 OnProgress = Callable[[str], None]

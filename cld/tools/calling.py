@@ -9,7 +9,6 @@ import asyncio
 import difflib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextvars import ContextVar
 from typing import Any
 
 from cld.config import Tooling
@@ -42,8 +41,6 @@ MOST_NAMES = 3
 
 _RAISED = (AccessDenied, ApprovalRequired, BudgetExceeded, LeaseLost, PolicyError)
 """What is not the tool's failure and no model's to act on."""
-
-_depth: ContextVar[int] = ContextVar("calls of tools around this one", default=0)
 
 
 def tool_uri(name: str) -> URI:
@@ -120,9 +117,8 @@ class Calling:
         if found is None or found[0].disabled:
             return _failed("unknown_tool", self._unknown(name, caller))
         tool, source = found
-        if (depth := _depth.get()) >= MAX_DEPTH:
+        if caller.depth >= MAX_DEPTH:
             return _failed("too_deep", f"{name} was not called: tools called one another {MAX_DEPTH} times in a row")
-        token = _depth.set(depth + 1)
         try:
             return await self._call(tool, source, arguments, caller, progress)
         except ToolFailed as failed:
@@ -134,8 +130,6 @@ class Calling:
         except Exception:  # a source is somebody else's code; what it raises ends the call and nothing more
             log.exception("the tool %s failed", name)
             return _failed("internal", f"{name} failed inside cld; its log says why")
-        finally:
-            _depth.reset(token)
 
     async def _call(
         self, tool: Tool, source: Source, arguments: Mapping[str, Any], caller: Caller, progress: OnProgress

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, assert_never
@@ -31,8 +30,6 @@ MAX_FILES = 500
 
 Nest = Callable[[str, Mapping[str, Any], Caller, OnProgress], Awaitable[Result]]
 """How a tool's own calls are made: `Calling.call`."""
-
-_inside: ContextVar[bool] = ContextVar("inside a call of a Python tool", default=False)
 
 
 @dataclass(frozen=True)
@@ -148,7 +145,7 @@ class PythonTools:
         if path is None:
             raise ToolFailed(f"the tool {tool.name} is gone: its file was changed or removed", kind="changed")
         try:
-            async with self._pool.borrow(path, self._files[path].origin, nested=_inside.get()) as worker:
+            async with self._pool.borrow(path, self._files[path].origin, nested=caller.depth > 0) as worker:
                 if tool not in worker.loaded.tools:
                     # What it imports changed, or a kept listing was wrong.
                     if (file := self._files.get(path)) is not None and file.stamp == worker.stamp:
@@ -187,13 +184,11 @@ class PythonTools:
         """A call that a tool makes, as the same caller; what a person approved of was the call around it only."""
         if self.nest is None:
             return Answered(code="unsupported", text="tools cannot call tools here")
-        token = _inside.set(True)
+        within = replace(caller, approved=False, depth=caller.depth + 1)
         try:
-            result = await self.nest(name, arguments, replace(caller, approved=False), progress)
+            result = await self.nest(name, arguments, within, progress)
         except CldError as error:
             return Answered(code=error.code, text=str(error))
-        finally:
-            _inside.reset(token)
         if result.error is not None:
             return Answered(code=result.error.code, text=result.error.message)
         return Answered(result.data, result.text)
