@@ -19,8 +19,9 @@ flushes: `synchronous` 2 is a flush at each commit, as cld does at each write.
 
 `overhead` is a task whose model asks for one call in every turn, of a tool that reads and runs in this process: the
 time from the model's answer to its next question without the time of the tool, so all of journal, policy, budget and
-dialogue. With `router` the model is the shipped router with litellm over a server that speaks OpenAI's protocol: the
-time of a turn without the server's own. Reach: p50 under 10 ms, p99 under 25 ms.
+dialogue: five durable puts, one after the other; what one takes alone is printed beside it. With `router` the model is
+the shipped router with litellm over a server that speaks OpenAI's protocol: the time of a turn without the server's
+own. Reach: p50 under 10 ms, p99 under 25 ms.
 
 DBOS is needed (`pip install "dbos>=3.4,<4"`); without it its lines are left out.
 """
@@ -48,6 +49,7 @@ from cld.models.router import Router
 from cld.policy import Context
 from cld.resource import Draft
 from cld.runtime import Runtime
+from cld.store import ANY_VERSION
 from cld.store.local import LocalStore
 from cld.tools import Result
 from cld.tools.calling import Calling
@@ -293,11 +295,22 @@ async def run_overhead(folder: str, turns: int, *, routed: bool) -> dict[str, An
             return Calling([looks], runtime.guard, runtime.settings.tooling)
 
         engine, store = await stack.enter_async_context(engine_over(folder, lambda _: model, make))
+        puts = await puts_alone(store)
         while len(took) < turns + each:
             begun = await begin(engine, store, "", (Step("only", "Look at all numbers", assistant="general"),))
             await wait(engine, begun.task, 60)
             asked += -asked % (each + 1)  # what judged it
-    return {"took": [max(0.0, one - waits) for one in took[each:]], "waits": waits}
+    return {"took": [max(0.0, one - waits) for one in took[each:]], "waits": waits, "puts": puts}
+
+
+async def puts_alone(store: Any) -> list[float]:
+    """The seconds that one durable, guarded put takes here and now, one after the other."""
+    uri, took = parse_uri("cld:common.Text.bench"), []
+    for number in range(100):
+        started = time.perf_counter()
+        await store.put(Draft(uri, {"text": f"The text number {number}"}), if_version=ANY_VERSION)
+        took.append(time.perf_counter() - started)
+    return took[1:]
 
 
 async def bare_turn(server: Any) -> float:
@@ -398,6 +411,8 @@ def main() -> None:
             waits = statistics.median(run["waits"] for run in found[name]) * 1000
             less = f", less {waits:.1f} ms that a bare client waits" if waits else ""
             reach = f"{p50 / P50:.2f} and {p99 / P99:.2f} of what is allowed"
+            puts = at(0.5, [one for run in found[name] for one in run["puts"]])
+            less += f"; one durable put takes {puts:.1f} ms"
             print(f"{label:24} p50 {p50:.1f} ms  p99 {p99:.1f} ms: {reach}{less}")
 
 
