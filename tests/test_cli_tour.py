@@ -18,7 +18,8 @@ def test_the_tour_runs_again_and_again_and_keeps_to_its_namespace(tmp_path: Path
         assert done.returncode == 0, done
         told = [json.loads(line) for line in done.stdout.splitlines()]
         assert [line["step"] for line in told if "title" in line] == list(range(1, 13))
-        assert {path.name for path in root.iterdir()} == {
+        there = {path.name for path in root.iterdir() if not path.name.startswith("cld:tool.Tool.")}
+        assert there == {
             ".cld",
             "cld:common.Text.mine.json",
             f"{TOUR}.json",

@@ -1,9 +1,10 @@
 """`cld tour`: shows on a real tree, with real servers, what cld does; and checks that it did.
 
 Everything happens through MCP, as a host would do it, in a namespace of its own: the rest of the
-tree is not touched (but a tree without assistants gets those that cld brings, as with the first
-question anybody asks), and running the tour again begins it anew. Each step says what happened with
-the values that came back, and a step that did not do what it says ends the tour with an error.
+tree is not touched (but as with the first question anybody asks, it gets a description of each tool, and
+where it has no assistants those that cld brings), and running the tour again begins it anew. Each step
+says what happened with the values that came back, and a step that did not do what it says ends the tour
+with an error.
 """
 
 import shutil
