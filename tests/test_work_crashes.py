@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from test_work_cancel import canceller, pids, until
 from tool_world import is_running
 from work_world import FunctionTools, answer, is_judging, judged, working
 
+from cld.errors import StoreError
 from cld.models import Ask, Completion
 from cld.resource import Draft
 from cld.types import Annotations, Budget, Step, Wish
@@ -145,3 +147,22 @@ async def test_thousands_of_finished_trees_cost_a_start_little_and_no_memory(tmp
         assert spent < 5 * (time.process_time() - began)
         await place.store.put(Draft(last, {"direct": True}))
         assert (await wait(place.engine, last, LONG)).status == "completed"
+
+
+async def test_what_cannot_be_claimed_is_not_tried_over_and_over_and_is_worked_once_it_can(tmp_path: Path) -> None:
+    tried: list[float] = []
+
+    async with working(tmp_path, lambda ask: answer("done"), lease_seconds=0.5) as place:
+        elect = place.engine.assistants.elect
+
+        async def failing(store: Any, node: Any) -> Any:
+            tried.append(time.monotonic())
+            if len(tried) < 4:
+                raise StoreError("the disk is full")
+            return await elect(store, node)
+
+        place.engine.assistants.elect = failing  # type: ignore[method-assign]
+        uri = parse_uri("cld:common.Conversation.c/plan.Task.t")
+        await place.store.put(Draft(uri, {"direct": True}))
+        assert (await wait(place.engine, uri, LONG)).status == "completed"
+        assert all(after - before >= 0.4 for before, after in pairwise(tried))

@@ -27,7 +27,9 @@ async def is_unfinished(store: GuardedStore) -> bool:
                 resource = (await store.get(uri)).resource
             except (ResourceNotFound, InvalidResource):
                 continue
-            if resource.created_by in ("", store.guard.principal.id) and resource.content.get("status") not in _OVER:
+            # What was cancelled and has a lease is still to be stopped.
+            over = resource.content.get("status") in _OVER and not resource.content.get("lease")
+            if resource.created_by in ("", store.guard.principal.id) and not over:
                 return True
         if (cursor := page.cursor) is None:
             return False
