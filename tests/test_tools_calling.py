@@ -21,7 +21,7 @@ from cld.principal import parse_principal
 from cld.tools import Caller, OnProgress, Result
 from cld.tools.calling import MAX_DEPTH, Calling, tool_uri
 from cld.tools.rates import Rates
-from cld.types import Annotations, Tool
+from cld.types import Annotations, Failure, Tool
 
 pytestmark = pytest.mark.anyio
 
@@ -335,3 +335,9 @@ async def test_calls_within_calls_are_bounded_by_how_deep_they_are() -> None:
     calls = calling(Table([a_tool("one")]))
     assert await code_of(calls, "one", {"n": 1}, replace(ADA, depth=MAX_DEPTH - 1)) == ""
     assert await code_of(calls, "one", {"n": 1}, replace(ADA, depth=MAX_DEPTH)) == "too_deep"
+
+
+async def test_failures_are_short_whoever_brings_the_tool() -> None:
+    failing = calling(Table([a_tool("fail")], lambda _: Result(error=Failure("no code\n", "x" * 10**6))))
+    failure = (await failing.call("fail", {"n": 1}, ADA)).error
+    assert failure == Failure("failed", "x" * 4000)

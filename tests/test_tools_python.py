@@ -11,6 +11,7 @@ from table_policy import TablePolicy
 from tool_world import ADA, World, eventually, everything, world, write
 
 from cld.config import Tooling
+from cld.tools.output import MAX_LEVELS
 from cld.tools.python import Place, PythonTools
 
 pytestmark = pytest.mark.anyio
@@ -275,3 +276,51 @@ async def test_the_example_of_the_manual_works(tmp_path: Path) -> None:
         assert tools.progress == ["0 of 2", "1 of 2"]
         failed = await tools.call("price", {"fruit": "plum"})
         assert failed.error is not None and failed.error.message == "there is no plum; there are apple, pear"
+
+
+AWKWARD = """
+from typing import Any
+
+@tool
+def deep(levels: int, given: list[Any] | None = None) -> Any:
+    "Nest."
+    value: list[Any] = []
+    for _ in range(levels - 1):
+        value = [value]
+    return value
+
+@tool
+def fail(code: Any, times: int = 1) -> str:
+    "Fail."
+    raise ToolError("why " * times, code=code * times)
+"""
+
+
+async def test_what_nests_too_deep_is_refused_either_way_and_long_before_anything_breaks(tmp_path: Path) -> None:
+    async with world(tmp_path, {"awkward.py": AWKWARD}) as tools:
+        assert (await tools.call("deep", {"levels": MAX_LEVELS})).error is None
+        for levels in (MAX_LEVELS + 1, 900, 985, 5000):
+            failure = (await tools.call("deep", {"levels": levels})).error
+            assert failure is not None, levels
+            assert failure.code == ("failed" if levels == 5000 else "output_too_large"), failure
+            given: list[Any] = []
+            for _ in range(levels):
+                given = [given]
+            failure = (await tools.call("deep", {"levels": 1, "given": given})).error
+            assert failure is not None and failure.code == "invalid_argument" and "nest" in failure.message
+
+
+async def test_arguments_that_are_no_unicode_are_told_and_not_given(tmp_path: Path) -> None:
+    async with world(tmp_path, {"awkward.py": AWKWARD}) as tools:
+        failure = (await tools.call("deep", {"levels": 1, "given": ["\ud800"]})).error
+        assert failure is not None and failure.code == "invalid_argument" and "surrogates" in failure.message
+
+
+@pytest.mark.parametrize(
+    ("code", "times", "told"),
+    [("no_fruit", 1, "no_fruit"), ("cancelled", 1, "failed"), ("x", 99999, "failed"), (7, 1, "7")],
+)
+async def test_what_a_failure_says_is_bounded(tmp_path: Path, code: Any, times: int, told: str) -> None:
+    async with world(tmp_path, {"awkward.py": AWKWARD}) as tools:
+        failure = (await tools.call("fail", {"code": code, "times": times})).error
+        assert failure is not None and failure.code == told and len(failure.message) <= 2000

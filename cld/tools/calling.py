@@ -11,6 +11,8 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from cld.config import Tooling
 from cld.errors import (
     AccessDenied,
@@ -27,7 +29,7 @@ from cld.policy import Context
 from cld.principal import Principal
 from cld.tools import Caller, OnProgress, Result, Source
 from cld.tools.arguments import Checks
-from cld.tools.output import limited
+from cld.tools.output import MAX_LEVELS, limited, nests_deeper
 from cld.tools.rates import Rates
 from cld.types import Failure, Tool
 from cld.uri import ROOT, URI, make_uri, namespace_of, parse_prefix
@@ -169,6 +171,8 @@ class Calling:
         guard.require("call", tool_uri(tool.name), context, approved=caller.approved or arguments is None)
 
     async def _misfit(self, tool: Tool, arguments: Mapping[str, Any]) -> Result | None:
+        if (unusable := _unusable(arguments)) is not None:
+            return _failed("invalid_argument", f"{tool.name} was not called: its arguments {unusable}")
         try:
             misfit = await self._checks.misfit(tool.input_schema, arguments)
         except InvalidResource as error:
@@ -209,6 +213,17 @@ class Calling:
 
 def _task_uri(caller: Caller) -> URI:
     return parse_prefix(caller.task) if caller.task else ROOT
+
+
+def _unusable(arguments: Mapping[str, Any]) -> str | None:
+    """Why they cannot be given to anybody, whatever a schema says."""
+    if nests_deeper(arguments, MAX_LEVELS):
+        return f"nest deeper than {MAX_LEVELS} levels"
+    try:
+        msgspec.json.encode(arguments)
+    except UnicodeEncodeError:
+        return "have text in them that is no Unicode (lone surrogates)"
+    return None
 
 
 def _failed(code: str, message: str) -> Result:

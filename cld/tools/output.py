@@ -1,9 +1,24 @@
 """How much a call may give: one rule for every tool, applied where the output is made and again where it is taken."""
 
+import re
+from collections.abc import Iterable
+from typing import Any, cast
+
 import msgspec
 
 from cld.tools import Result
 from cld.types import Failure
+
+MAX_LEVELS = 200
+"""How deep data may nest; what nests near Python's own bound cannot be written where it has to go."""
+
+MAX_ERROR = 4000
+"""How much of what a failure says is taken, in characters."""
+
+_CANCELLED = "cancelled"
+"""What the journal says of a call that was stopped; a tool cannot say it of itself."""
+
+_CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 _NOTE = "\n… [cut: {kept} of {all} bytes; at most {most} are taken (tooling.output_bytes)]"
 
@@ -13,7 +28,14 @@ def limited(result: Result, most: int) -> Result:
 
     Half of a JSON document is none, and a program would take it for the whole; so data that are too large are a
     failure that tells how large they were. Where there are data, the text only repeats them, and gives way.
+    What a failure says is short, and its code is a word.
     """
+    if (error := result.error) is not None:
+        code = error.code if _CODE.fullmatch(error.code) and error.code != _CANCELLED else "failed"
+        result = Result(result.data, result.text, Failure(code, error.message[:MAX_ERROR]))
+    if nests_deeper(result.data, MAX_LEVELS):
+        said = f"the tool finished, but what it gave nests deeper than {MAX_LEVELS} levels; ask it for less"
+        return Result(error=Failure("output_too_large", said))
     size = 0 if result.data is None else len(msgspec.json.encode(result.data))
     if size > most:
         return Result(
@@ -30,3 +52,22 @@ def limited(result: Result, most: int) -> Result:
     kept = text[:room].decode(errors="ignore")
     note = _NOTE.format(kept=len(kept.encode()), all=len(text), most=most)
     return Result(result.data, kept + note, result.error)
+
+
+def nests_deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects lie in one another deeper than that."""
+    level: list[Any] = [value]
+    for _ in range(levels):
+        inner: list[Any] = []
+        for one in level:
+            if isinstance(one, dict):
+                inner += _within(cast("dict[Any, Any]", one).values())
+            elif isinstance(one, list | tuple):
+                inner += _within(cast("list[Any]", one))
+        if not (level := inner):
+            return False
+    return True
+
+
+def _within(values: Iterable[Any]) -> list[Any]:
+    return [one for one in values if isinstance(one, dict | list | tuple)]

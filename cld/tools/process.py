@@ -131,7 +131,7 @@ class ToolProcess:
             raise await self._crashed() from None
         except asyncio.LimitOverrunError:
             raise ToolFailed("it wrote more into its channel to cld than any answer has", kind="crashed") from None
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise ToolFailed(f"it wrote into its channel to cld what is no message: {error}", kind="crashed") from None
 
     async def end(self) -> None:

@@ -178,7 +178,7 @@ def _answer(function: Function, order: Run, context: ToolContext, runner: asynci
             value = runner.run(_awaited(value))
         return _done(value, order.output_bytes)
     except ToolError as error:
-        return Failed(error.code, str(error)[:MAX_WORDS])
+        return Failed(str(error.code), str(error)[:MAX_WORDS])
     except MemoryError:
         return Failed(OUT_OF_MEMORY, "it takes more memory than is allowed (tooling.memory_bytes)")
     except BaseException as error:  # a tool may raise anything, and sys.exit ends its call and not the worker
