@@ -199,6 +199,10 @@ class Call:
         async with progressing(self.ctx, doing):
             yield
 
+    async def report(self, done: float, total: float | None, message: str) -> None:
+        """Report progress now, if the client asked for it; `done` has to grow."""
+        await self.ctx.session.report_progress(done, total, message)
+
     @asynccontextmanager
     async def telling(self, said: "asyncio.Queue[str]", doing: str) -> AsyncGenerator[None]:
         """The same, with what is `said` meanwhile as soon as it is."""

@@ -128,7 +128,7 @@ async def _progressing(call: Call) -> AsyncGenerator[list[Progress]]:
         while True:
             if told and told[-1].done > done:
                 done = told[-1].done
-                await call.ctx.session.report_progress(done, told[-1].total, told[-1].path)
+                await call.report(done, told[-1].total, told[-1].path)
                 del told[:-1]
             await asyncio.sleep(TICK_SECONDS)
 

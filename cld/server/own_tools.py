@@ -43,6 +43,9 @@ class TaskCall(Call):
     async def agreed(self, question: str, about: About = "change") -> bool | None:
         return True if self._approved else None
 
+    async def report(self, done: float, total: float | None, message: str) -> None:
+        """Nobody to report to."""
+
     @asynccontextmanager
     async def progressing(self, doing: str) -> AsyncGenerator[None]:
         yield
