@@ -13,6 +13,7 @@ def test_the_tour_runs_again_and_again_and_keeps_to_its_namespace(tmp_path: Path
     assert cld("put", "cld:common.Text.mine", '{"text": "mine"}', cwd=tmp_path).returncode == 0
     root = tmp_path / "resources"
     mine = (root / "cld:common.Text.mine.json").read_bytes()
+    told: list[dict[str, str]] = []
     for _ in range(2):
         done = cld("tour", "--json", cwd=tmp_path)
         assert done.returncode == 0, done
@@ -68,3 +69,11 @@ def test_a_tour_without_a_folder_is_refused(tmp_path: Path) -> None:
     done = cld("tour", "memory://tree", cwd=tmp_path)
     assert done.returncode == 2
     assert b"needs a folder" in done.stderr
+
+
+def test_without_what_searching_needs_the_tour_says_what_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text('import sys\nsys.modules["wordllama"] = None\n')
+    done = cld("tour", cwd=tmp_path, env={"PYTHONPATH": f"{tmp_path}:{PROJECT}"})
+    assert done.returncode == 0, done
+    assert b"left out: searching needs the extra knowledge" in done.stdout
+    assert b"12. Connect your host" in done.stdout
