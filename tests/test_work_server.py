@@ -29,6 +29,7 @@ pytestmark = [
     pytest.mark.anyio,
     pytest.mark.skipif(sys.platform == "win32", reason="POSIX pipes and signals"),
     pytest.mark.timeout(120),
+    pytest.mark.slow,  # every test starts processes, and those with a model import litellm
 ]
 
 MOST_LIST = 16 * 1024
@@ -149,6 +150,9 @@ async def test_a_plan_that_cannot_be_carried_out_is_refused_by_name(tmp_path: Pa
             error = await fail(host, "plan", tasks=tasks)
             assert error["code"] == "invalid_argument"
             assert all(word in error["message"] for word in words), error
+        for tool in ({"description": "?"}, {"name": "no spaces"}, {"name": ""}):
+            error = await fail(host, "plan", message="Do it", tools=[tool])
+            assert error["code"] == "invalid_argument" and "tools[0]" in error["message"]
         for type in ("plan.Task", "common.Message", "common.Conversation"):
             assert not (await call(host, "resource_list", type=type, depth=64))["resources"]
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncGenerator
 from typing import Any, cast
 
@@ -23,12 +24,19 @@ from cld.work.tree import Forest, Node
 MOST_TAIL = 200
 """Of a text that is being written so many of its last characters are shown."""
 
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
 
 async def plan(call: Call, args: Plan) -> Reply:
     if (args.tasks is UNSET) == (not args.message):
         raise InvalidArgument("give message, or tasks (a plan of your own); not both", field="message")
     steps = () if args.tasks is UNSET else read_steps(args.tasks)
     given: list[str | dict[str, Any]] = [] if args.tools is UNSET else args.tools
+    for at, tool in enumerate(given):
+        if isinstance(tool, dict) and not _NAME.fullmatch(str(tool.get("name", ""))):
+            raise InvalidArgument(
+                f"tools[{at}] has to have a name of letters, digits, _ and -, at most 64", field=f"tools[{at}]"
+            )
     engine = await call.runtime.work(call.principal)
     begun = await begin(
         engine,
