@@ -17,14 +17,18 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mcp_types import CallToolResult, ResourceLink
+from mcp_types import Tool as McpTool
 
 from cld.config import Permit
 from cld.errors import ToolFailed
 from cld.principal import Principal
 from cld.tools import Caller, Result, server_connection, server_http, server_stdio
 from cld.tools.names import MAX_NAME, here
-from cld.tools.server_listing import MAX_DESCRIPTION
+from cld.tools.server_listing import MAX_DESCRIPTION, listing_of
 from cld.tools.server_permits import allowed
+from cld.tools.server_results import result_of
+from cld.tools.server_secrets import Secrets
 from cld.tools.servers import Servers, ServerTools
 from cld.types import Annotations, Failure, Server, Tool
 
@@ -493,3 +497,33 @@ def test_names_fit_and_different_long_names_stay_different(one: str, two: str) -
     names = [here("p", text * 60) for text in (one, two)]
     assert all(re.fullmatch(r"p_[A-Za-z0-9_-]+", name) and len(name) <= MAX_NAME for name in names)
     assert (names[0] == names[1]) == (one * 60 == two * 60)
+
+
+TOKEN = "ey" + "".join(f"{n:04}" for n in range(300))
+
+
+def knowing_a_token() -> Secrets:
+    return Secrets(Server(prefix="t", url="http://x", headers={"Authorization": "Bearer $TOKEN"}), {"TOKEN": TOKEN})
+
+
+@pytest.mark.parametrize("before", [1990, 1900, 1200, 900, 850, 800])
+def test_no_part_of_a_secret_is_logged_where_a_line_is_cut(before: int, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "cld.tools")
+    noise = server_stdio.Noise(URI, knowing_a_token())
+    # What is hidden is shorter, so that the place of the cut comes into sight.
+    noise.heard("stderr", f"{TOKEN}{'-' * (before - 1202 - 300 if before > 1600 else 1)}{TOKEN}{TOKEN}".encode())
+    noise.heard("stderr", f"{'-' * before}{TOKEN}".encode())
+    for said in (caplog.text, *noise.last):
+        assert "0000" not in said and "ey0" not in said
+
+
+def test_no_part_of_a_secret_is_in_a_result_that_is_cut() -> None:
+    link = ResourceLink(type="resource_link", name="n", uri=f"https://example.org/{'a' * 100}?token={TOKEN}")
+    result = result_of(CallToolResult(content=[link]), knowing_a_token())
+    assert "ey0" not in result.text and "[hidden]" in result.text
+
+
+def test_no_part_of_a_secret_is_in_a_problem_that_is_cut() -> None:
+    bad = McpTool(name="x" * 190 + TOKEN, input_schema={"type": "nothing"})
+    (problem,) = listing_of([bad], URI, Server(prefix="t", url="http://x"), knowing_a_token()).problems
+    assert "ey0" not in problem

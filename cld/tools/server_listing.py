@@ -59,7 +59,7 @@ def listing_of(offered: "Sequence[mcp_types.Tool]", origin: str, server: Server,
     for tool in sorted(offered, key=lambda tool: (tool.name != plain(tool.name), tool.name)):
         if wanted is not None and tool.name not in wanted:
             continue
-        label = secrets.hide(shortened(safe_line(tool.name), MAX_TITLE))
+        label = shortened(safe_line(secrets.hide(tool.name)), MAX_TITLE)
         name = here(server.prefix, tool.name)
         if name in tools:
             problems.append(f"its tools {label} and {theirs[name]} would both be {name}; the first is left out")

@@ -1,6 +1,6 @@
 """Results: what a tool server answered, in cld's words. Pure, and bounded by what the connection lets through."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,7 +20,7 @@ _MAX_LABEL = 200
 
 def result_of(answer: "CallToolResult", secrets: Secrets) -> Result:
     """The answer of a call: structured content as data, texts as text, anything else as a line saying what it was."""
-    text = secrets.hide("\n".join(_texts(answer.content)))
+    text = secrets.hide("\n".join(_texts(answer.content, secrets)))
     data = secrets.hide_in(answer.structured_content)
     if answer.is_error:
         said = shortened(text, MAX_ERROR) or "the tool failed and did not say why"
@@ -40,30 +40,30 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 2] + " …"
 
 
-def _texts(content: "Sequence[ContentBlock]") -> list[str]:
-    return [_text(block) for block in content]
+def _texts(content: "Sequence[ContentBlock]", secrets: Secrets) -> list[str]:
+    def label(text: object) -> str:
+        # Hidden before it is cut: half of a secret is not found.
+        return shortened(safe_line(secrets.hide(str(text))), _MAX_LABEL)
+
+    return [_text(block, label) for block in content]
 
 
-def _text(block: "ContentBlock") -> str:
+def _text(block: "ContentBlock", label: Callable[[object], str]) -> str:
     match block.type:
         case "text":
             return block.text
         case "image" | "audio":
-            return f"[{block.type} {_label(block.mime_type)}, {_decoded(block.data)} bytes]"
+            return f"[{block.type} {label(block.mime_type)}, {_decoded(block.data)} bytes]"
         case "resource_link":
             size = "" if block.size is None else f", {block.size} bytes"
-            return f"[resource {_label(block.uri)}{size}]"
+            return f"[resource {label(block.uri)}{size}]"
         case "resource":
             inner: Any = block.resource
             kind = inner.mime_type or "of unknown type"
             size = len(inner.text.encode()) if hasattr(inner, "text") else _decoded(inner.blob)
-            return f"[resource {_label(inner.uri)}, {_label(kind)}, {size} bytes]"
+            return f"[resource {label(inner.uri)}, {label(kind)}, {size} bytes]"
 
 
 def _decoded(data: str) -> int:
     """How many bytes base64 stands for."""
     return len(data) * 3 // 4 - data[-2:].count("=")
-
-
-def _label(text: object) -> str:
-    return shortened(safe_line(str(text)), _MAX_LABEL)

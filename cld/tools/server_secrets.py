@@ -53,12 +53,21 @@ class Secrets:
                 )
         forms = {form for value in self._values for form in (value, json.dumps(value)[1:-1], repr(value)[1:-1])}
         # Longest first: one secret may begin with another.
-        alternatives = sorted((form for form in forms if len(form) >= LEAST), key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, alternatives))) if alternatives else None
+        self._forms = sorted((form for form in forms if len(form) >= LEAST), key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, self._forms))) if self._forms else None
 
     def hide(self, text: str) -> str:
         """`text` with every secret in it replaced."""
         return text if self._pattern is None else self._pattern.sub(HIDDEN, text)
+
+    def hide_cut(self, text: str) -> str:
+        """As `hide`, for a text that was cut off before it came here: perhaps within a secret."""
+        text = self.hide(text)
+        for form in self._forms:
+            for most in range(min(len(form) - 1, len(text)), LEAST - 1, -1):
+                if text.endswith(form[:most]):
+                    return text[:-most] + HIDDEN
+        return text
 
     def hide_in(self, value: Any) -> Any:
         """A JSON value with every secret in its texts and keys replaced."""

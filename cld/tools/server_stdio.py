@@ -55,6 +55,7 @@ _READ_BYTES = 256 * 1024
 _MAX_WAITING = 256
 _LOGGED_LINES = 100
 _LOGGED_CHARACTERS = 500
+_HEARD_BYTES = 4 * _LOGGED_CHARACTERS
 _KEPT_LINES = 5
 _TOO_LONG = -32603
 _KEEPER = Path(__file__).parent / "server_keeper.py"
@@ -75,8 +76,10 @@ class Noise:
         self.last: deque[str] = deque(maxlen=_KEPT_LINES)
 
     def heard(self, where: str, line: bytes) -> None:
-        text = line[: 4 * _LOGGED_CHARACTERS].decode(errors="replace").strip()
-        text = shortened(safe_line(self._secrets.hide(text)), _LOGGED_CHARACTERS)
+        text = line[:_HEARD_BYTES].decode(errors="replace").strip()
+        cut = len(line) >= _HEARD_BYTES
+        text = self._secrets.hide_cut(text.rstrip("\ufffd")) if cut else self._secrets.hide(text)
+        text = shortened(safe_line(text), _LOGGED_CHARACTERS)
         if not text:
             return
         self.last.append(text)
@@ -270,5 +273,5 @@ async def _listen(keeper: Process, noise: Noise) -> None:
             *lines, rest = (partial + data).split(b"\n")
             for line in lines:
                 noise.heard("stderr", line)
-            partial = rest[: 4 * _LOGGED_CHARACTERS]
+            partial = rest[:_HEARD_BYTES]
     noise.heard("stderr", partial)
