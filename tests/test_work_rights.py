@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rights_world import Governed, data_with, governed, planted, store_of
 from work_world import answer, brought, is_judging, judged
 
+from cld.errors import ResourceNotFound
 from cld.models import Ask, Completion
 from cld.policy import ACTIONS, Context
 from cld.principal import parse_principal
@@ -146,7 +147,10 @@ async def check(place: Governed, root: str, made: list[Any], data: Mapping[str, 
     rules.write_text(json.dumps(data))
     things = [parse_uri(thing) for thing in THINGS]
     for node in nodes:
-        acting = await engine._working.acting(node)
+        try:
+            acting = await engine._working.acting(node)
+        except ResourceNotFound:  # who asked may not read it any more, so who wrote it is not known: nobody acts
+            continue
         bounds = [(asker, str(node.uri)), *((parse_principal(one), str(node.uri)) for one in wrote[node.uri])]
         if node.parent is not None:
             bounds.append((await engine._working.acting(node.parent), str(node.parent.uri)))

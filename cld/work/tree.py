@@ -243,13 +243,17 @@ class Forest:
         raise Conflict(f"{node.uri} changes all the time; try again later", uri=node.uri, current=None)
 
     async def hands(self, node: Node) -> tuple[str, ...]:
-        """Those who changed a task besides whose store this is, as far as its history goes back."""
+        """Those who changed a task besides whose store this is, as far as its history goes back.
+
+        Raises:
+            ResourceNotFound: it may not be read (any more), so that this is not known.
+        """
         hands, by = node.task.hands, node.updated_by
         if self._is_own(by):
             return hands
         found = dict.fromkeys(hands)
         # What they wrote need not name those before them.
-        with contextlib.suppress(ResourceNotFound, Unsupported):
+        with contextlib.suppress(Unsupported):
             found |= dict.fromkeys(
                 one.by for one in await self._store.history(node.uri) if one.by and not self._is_own(one.by)
             )
