@@ -11,10 +11,12 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
+from cld.config import Settings
 from cld.errors import Unsupported
 from cld.events.pace import to_thread
 from cld.guard import GuardedStore, GuardedSubscription
@@ -42,8 +44,6 @@ HOLD_SECONDS = 1.0
 
 BUILD_SECONDS = 20.0
 """How long the first question waits for an index that is being made; later ones take what there is."""
-
-_NEEDED = ("numpy", "wordllama", "pyoxigraph", "selectolax", "yaml", "kreuzberg")
 
 Kind = Literal["search", "graph", "elections"]
 KINDS: tuple[Kind, ...] = ("search", "graph", "elections")
@@ -213,9 +213,21 @@ class Knowledge:
         return keeping.ready.is_set() or keeping.is_elsewhere or kind in self._caught_up
 
 
-def is_installed() -> bool:
-    """Whether the libraries that indexes need are there: the extra `knowledge`."""
-    return all(find_spec(name) for name in _NEEDED)
+def open_knowledge(settings: Settings, store: GuardedStore, hear: Hear) -> Knowledge:
+    """The knowledge of the tree of these settings, read as the principal of `store`.
+
+    Raises:
+        Unsupported: the root is no local folder.
+    """
+    chosen = settings.index
+    return Knowledge(
+        index_folder(settings.root_path if settings.is_local else None),
+        store,
+        hear,
+        Model(chosen.model, chosen.api_base, chosen.dimensions),
+        limits=GraphLimits(**msgspec.structs.asdict(settings.graph)),
+        reconcile_seconds=chosen.reconcile_seconds,
+    )
 
 
 def index_folder(root: Path | None) -> Path:

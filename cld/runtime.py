@@ -11,7 +11,7 @@ import importlib
 import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,10 +24,8 @@ from cld.events.bus import EventBus
 from cld.events.choose import open_bus
 from cld.guard import Guard, GuardedStore, GuardedSubscription
 from cld.guard.events import hear
-from cld.index import Hit, Model
-from cld.index.election import Candidate, Election
-from cld.index.graph import GraphLimits
-from cld.knowledge import Knowledge, index_folder, is_installed
+from cld.index import Hit
+from cld.index.installed import is_installed
 from cld.policy import Action, Context
 from cld.policy.explain import explain
 from cld.policy.folder import NO_REVISION
@@ -42,6 +40,8 @@ from cld.tools import Source
 from cld.uri import ROOT, URI, make_uri
 
 if TYPE_CHECKING:
+    from cld.index.election import Candidate, Election
+    from cld.knowledge import Knowledge
     from cld.work.engine import Engine
     from cld.workshop import Workshop
 
@@ -132,25 +132,22 @@ class Runtime:
         async with hear(store, self._bus, prefix, types, changes) as subscription:
             yield subscription
 
-    def knowledge(self) -> Knowledge:
+    def knowledge(self) -> "Knowledge":
         """The indexes of this tree; they are made and kept from the first question on.
 
         Raises:
             Unsupported: the root is no local folder.
         """
         if self._knowledge is None:
-            folder = index_folder(self.settings.root_path if self.settings.is_local else None)
             guard = Guard(INDEXER, self._policy, self._journal, brief=True)
             reader = GuardedStore(guard, self._store, self._schemas, Context(tool="index"))
-            chosen = self.settings.index
-            self._knowledge = Knowledge(
-                folder,
-                reader,
-                lambda types: self.hear(reader, types=types),
-                Model(chosen.model, chosen.api_base, chosen.dimensions),
-                limits=GraphLimits(**msgspec.structs.asdict(self.settings.graph)),
-                reconcile_seconds=chosen.reconcile_seconds,
-            )
+            # Late, as the workshop is, and for the same reason.
+            make: Callable[..., Knowledge] = importlib.import_module("cld.knowledge").open_knowledge
+
+            def heard(types: frozenset[str] | None) -> AbstractAsyncContextManager[GuardedSubscription]:
+                return self.hear(reader, types=types)
+
+            self._knowledge = make(self.settings, reader, heard)
         return self._knowledge
 
     def bring(self, make: Callable[[], Source]) -> None:
@@ -272,7 +269,9 @@ class Runtime:
     async def _find(self, store: GuardedStore, query: str, /, *, limit: int) -> tuple[Hit, ...]:
         return await self.knowledge().search(store, query, limit=limit)
 
-    async def _elect(self, store: GuardedStore, request: str, candidates: Sequence[Candidate], /, top: int) -> Election:
+    async def _elect(
+        self, store: GuardedStore, request: str, candidates: "Sequence[Candidate]", /, top: int
+    ) -> "Election":
         return await self.knowledge().elect(store, request, candidates, top)
 
     async def _stop_working(self) -> None:

@@ -18,9 +18,15 @@ HEAVY = (
     *("watchdog", "fsspec", "paramiko", "wasmtime", "opa_wasmtime", "jsonschema", "referencing", "jwt"),
     *("litellm", "lancedb", "pyarrow", "rdflib", "pyoxigraph", "wordllama", "numpy"),
 )
-# Of cld itself only this is loaded late: most servers are never asked to work, and it would double their own share
-# of the start.
-LATE = {"cld/runtime.py": {"cld.workshop", "cld.work.engine"}}
+# Of cld itself only these are loaded late: most servers are never asked to work or to look anything up, and that
+# would double cld's own share of the start.
+LATE = {
+    "cld/runtime.py": {"cld.workshop", "cld.work.engine", "cld.knowledge", "cld.index.election"},
+    "cld/server/knowledge_tools.py": {"cld.index.graph", "cld.index.window"},
+    "cld/server/graph_tools.py": {"cld.index.graph"},
+    "cld/server/context_tools.py": {"cld.index.window"},
+    "cld/server/ingest_tools.py": {"cld.ingest"},
+}
 FOUNDATION = ("errors", "uri", "resource", "principal", "config")
 
 

@@ -28,7 +28,7 @@ from cld.cli.terminal import Terminal, safe_line
 from cld.cli.tree import Branch, draw, place
 from cld.config import Settings
 from cld.guard import Entry
-from cld.knowledge import is_installed
+from cld.index.installed import is_installed
 from cld.store.local_paths import place_of
 from cld.uri import ROOT, URI, elements_of, id_of, make_uri
 

@@ -22,7 +22,7 @@ SHORT_QUOTE = 120
 NOTHING = "Nothing was found that answers this"
 """What an answer without a quote begins with; no later answer quotes it."""
 
-_ONLY_ASKS = re.compile(r"(?:[^.!?]+\?[\s\"'”’)]*)+")
+_ONLY_ASKS = re.compile(r"(?:[^.!?]+\?[\s\"'\u201d\u2019)]*)+")
 
 _MACHINERY = re.compile(r"(?:^cld:|/)(?:common\.(?:Assistant|Prompt|Schema)|plan\.\w+|tool\.\w+|cld\.\w+)\.[^/]+$")
 """What cld itself works with: it says how answers are found, and is none."""

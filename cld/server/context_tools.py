@@ -1,19 +1,21 @@
 """The tool that gives the context for working on a resource."""
 
+import importlib
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
 from cld.guard import GuardedStore
-from cld.index.window import Window
-from cld.index.window_texts import tokens_of
 from cld.server.call import Call, Reply
 from cld.server.registry import READS, Tool, tool_of
 from cld.server.resources_tools import COUNT, TEXT, AnyUri, described
 from cld.uri import URI
 
-Look = Callable[[GuardedStore, URI, int], Awaitable[Window]]
+if TYPE_CHECKING:
+    from cld.index.window import Window
+
+Look = Callable[[GuardedStore, URI, int], Awaitable["Window"]]
 """`cld.index.window.window` with what finds similar resources: the window of a resource, within a budget of tokens."""
 
 _MORE_TOKENS = 20
@@ -71,12 +73,13 @@ def context_tools(look: Look) -> Sequence[Tool]:
     )
 
 
-def _notes(found: Window) -> str:
+def _notes(found: "Window") -> str:
     """What was left out and why, as far as the budget goes; the data has all of it."""
     lines = [f"left out: {one.uri} ({one.role}): {one.why}" for one in found.left_out]
     left = found.budget - found.tokens - _MORE_TOKENS
     if left < 0:
         return ""
+    tokens_of: Callable[[list[str]], list[int]] = importlib.import_module("cld.index.window_texts").tokens_of
     taken: list[str] = []
     for line, tokens in zip(lines, tokens_of([f"{line}\n" for line in lines]), strict=True):
         left -= tokens

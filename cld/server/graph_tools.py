@@ -1,19 +1,21 @@
 """The tool that asks the graph."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
 from cld.guard import GuardedStore
-from cld.index.graph import Answer
 from cld.server.arguments import HostPrefix
 from cld.server.call import Call, Reply
 from cld.server.registry import READS, Tool, tool_of
 from cld.server.resources_tools import TEXT, described
 from cld.uri import ROOT, URI
 
-Ask = Callable[[GuardedStore, str, URI], Awaitable[Answer]]
+if TYPE_CHECKING:
+    from cld.index.graph import Answer
+
+Ask = Callable[[GuardedStore, str, URI], Awaitable["Answer"]]
 """`Graph.query`: the answer to SPARQL below a prefix, as far as the store's principal may read."""
 
 _TEXT_ROWS = 100
@@ -63,7 +65,7 @@ def graph_tools(ask: Ask) -> Sequence[Tool]:
     )
 
 
-def _text(answer: Answer) -> str:
+def _text(answer: "Answer") -> str:
     """The table for those who see text only: tab-separated, long values and tables cut."""
     lines = ["\t".join(answer.columns)]
     lines += ["\t".join(_cell(value) for value in row) for row in answer.rows[:_TEXT_ROWS]]

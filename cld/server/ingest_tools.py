@@ -5,23 +5,26 @@ Nothing that a client says widens that: a path outside is answered for like one 
 
 import asyncio
 import contextlib
+import importlib
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from cld.config import IngestLimits
 from cld.errors import ConfigError
-from cld.ingest import Progress, Report, ingest
 from cld.server.arguments import HostPrefix
 from cld.server.call import TICK_SECONDS, Call, Reply
 from cld.server.registry import Annotations, Tool, tool_of
 from cld.server.resources_tools import COUNT, TEXT, described
 from cld.uri import ROOT
+
+if TYPE_CHECKING:
+    from cld.ingest import Progress, Report
 
 BEGIN_SECONDS = 30.0
 FILE_SECONDS = 20.0
@@ -56,6 +59,7 @@ def ingest_tools(roots: Sequence[str], tree: Path | None, limits: IngestLimits) 
             )
         paths = folders if args.paths is UNSET else [_among(folders, path) for path in args.paths]
         async with _progressing(call) as told:
+            ingest = importlib.import_module("cld.ingest").ingest
             report = await ingest(
                 call.store,
                 paths,
@@ -107,7 +111,7 @@ def _among(folders: Sequence[Path], path: str) -> Path:
     return next((folder / given for folder in folders if (folder / given).exists()), folders[0] / given)
 
 
-def _reply(report: Report) -> Reply:
+def _reply(report: "Report") -> Reply:
     data = msgspec.to_builtins(report)
     data["failures"] = len(report.failed)
     data["failed"] = data["failed"][:MOST_FAILURES]
@@ -119,7 +123,7 @@ def _reply(report: Report) -> Reply:
 
 
 @asynccontextmanager
-async def _progressing(call: Call) -> AsyncGenerator[list[Progress]]:
+async def _progressing(call: Call) -> AsyncGenerator["list[Progress]"]:
     """A list whose last entry is reported every second, if the client asked for it and it is a new one."""
     told: list[Progress] = []
 
