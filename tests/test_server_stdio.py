@@ -25,7 +25,10 @@ from server_world import MODES, call, fail
 ROOT = Path(__file__).parent.parent
 SERVER = str(ROOT / "server.py")
 POLICIES = str(ROOT / "policies")
-CORE = ["resource_get", "resource_put", "resource_list", "resource_delete", "search", "graph_query"]
+CORE = [
+    *("resource_get", "resource_put", "resource_list", "resource_delete", "search", "graph_query"),
+    *("plan", "task_get", "task_update", "task_cancel", "approve"),
+]
 SECONDS = 20.0
 
 VERSION = "io.modelcontextprotocol/protocolVersion"

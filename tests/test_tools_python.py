@@ -1,6 +1,7 @@
 """Python files as tools: what is written in a folder is what there is, and what is wrong is said with file and line."""
 
 import asyncio
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -91,6 +92,27 @@ async def test_changes_are_noticed_without_being_asked(tmp_path: Path) -> None:
         async with asyncio.timeout(20):
             await changed.wait()
         assert names(tools) == ["greet", "wave"]
+
+
+async def test_a_file_that_is_slow_to_load_holds_up_neither_the_other_tools_nor_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cld.tools.python.PATIENCE_SECONDS", 0.01)
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)  # opening it waits for the other end
+    waits = f"open({str(gate)!r}).close()\n" + GREET.replace("greet", "late")
+    async with world(tmp_path, {"greet.py": GREET, "late.py": waits}, Tooling(workers=2), poll_seconds=0.01) as tools:
+        async with asyncio.timeout(20):
+            while names(tools) != ["greet"]:
+                await asyncio.sleep(0.01)
+        (problem,) = tools.source.problems()
+        assert "late.py: it has not been loaded yet" in problem
+        assert (await tools.call("greet", {"name": "Ada"})).error is None
+        await asyncio.to_thread(lambda: gate.open("w").close())
+        async with asyncio.timeout(20):
+            while names(tools) != ["greet", "late"]:
+                await asyncio.sleep(0.01)
+        assert tools.source.problems() == ()
 
 
 async def test_a_file_that_others_import_is_loaded_anew_with_them(tmp_path: Path) -> None:

@@ -24,13 +24,16 @@ PROJECT = Path(__file__).parents[1]
 
 Answers = Callable[[Ask], Completion | Awaitable[Completion]]
 
+UNBOUNDED = Usage()
+"""The bound of a model that says nothing of what a question may cost."""
+
 
 class FunctionModel:
     """A model that is a function."""
 
     generates = True
 
-    def __init__(self, answers: Answers, *, bound: Usage = Usage()) -> None:
+    def __init__(self, answers: Answers, *, bound: Usage = UNBOUNDED) -> None:
         self._answers = answers
         self._bound = bound
         self.asked: list[Ask] = []
@@ -147,7 +150,7 @@ class Place:
 
 @asynccontextmanager
 async def working(
-    folder: Path, answers: Answers, tools: FunctionTools | None = None, *, bound: Usage = Usage(), **work: Any
+    folder: Path, answers: Answers, tools: FunctionTools | None = None, *, bound: Usage = UNBOUNDED, **work: Any
 ) -> AsyncGenerator[Place]:
     """An engine over the tree in `folder`; `work` are settings of it."""
     settings = Settings(

@@ -1,8 +1,8 @@
 """The pool of tool processes: each has one file loaded, runs one call at a time, and is kept for the next.
 
-At most `tooling.workers` calls run at once. A call made by a tool takes no place, because the one that makes it
-has one and waits; otherwise calls could wait for one another for ever. They are run one after another, so there
-is at most one more process for each level.
+At most `tooling.workers` calls run at once, and beside them as many files are loaded. A call made by a tool takes
+no place, because the one that makes it has one and waits; otherwise calls could wait for one another for ever.
+They are run one after another, so there is at most one more process for each level.
 """
 
 import asyncio
@@ -47,6 +47,7 @@ class Pool:
         self._tooling = tooling
         self._options = dict(options)
         self._slots = asyncio.Semaphore(tooling.workers)
+        self._loads = asyncio.Semaphore(tooling.workers)
         self._idle: list[Worker] = []  # the longest idle first
         self._busy = 0
         self._stamps: dict[Path, object] = {}
@@ -60,7 +61,8 @@ class Pool:
             NotLoaded: nothing, and why.
         """
         self.expect(path, stamp)
-        async with self.borrow(path, origin) as worker:
+        # Not among the calls: files that never come to an end must not take their places.
+        async with self._loads, self.borrow(path, origin, nested=True) as worker:
             return worker.loaded
 
     def expect(self, path: Path, stamp: object) -> None:

@@ -26,6 +26,9 @@ log = logging.getLogger("cld.tools")
 POLL_SECONDS = 1.0
 """How often the folders are looked at; that costs one listing and one stat a file."""
 
+PATIENCE_SECONDS = 5.0
+"""How long the tools of other files wait for a file that is slow to load."""
+
 MAX_FILES = 500
 
 Nest = Callable[[str, Mapping[str, Any], Caller, OnProgress], Awaitable[Result]]
@@ -73,6 +76,7 @@ class PythonTools:
         self._problems: tuple[str, ...] = ()
         self._listeners: dict[object, Callable[[], None]] = {}
         self._looking = asyncio.Lock()
+        self._looked = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
 
     @classmethod
@@ -85,17 +89,17 @@ class PythonTools:
         poll_seconds: float = POLL_SECONDS,
         listings: Path | None = None,
     ) -> Self:
-        """The tools of the files in `places`, all known when this returns, and followed from here on.
+        """The tools of the files in `places`, followed from here on; those of slow files come later.
 
         With `listings`, a file of this process's own, those that did not change since are not loaded for that.
         """
         source = cls(places, tooling, options, listings)
+        source._watching = asyncio.create_task(source._watch(poll_seconds))
         try:
-            await source.look()
+            await source._looked.wait()
         except BaseException:
             await source.aclose()
             raise
-        source._watching = asyncio.create_task(source._watch(poll_seconds))
         return source
 
     def tools(self) -> Sequence[Tool]:
@@ -204,11 +208,38 @@ class PythonTools:
             gone = self._files.keys() - found.keys()
             for path in gone:
                 self._pool.forget(path)
-            loaded = {file.path: file for file in await asyncio.gather(*(self._load(file) for file in changed))}
-            self._files = {path: loaded.get(path) or self._files[path] for path in found}
-            self._publish(problems)
+            # A file that is not loaded yet has no state that another look could find unchanged.
+            waiting = {
+                file.path: replace(file, stamp=None, problem=f"{file.path}: it has not been loaded yet")
+                for file in changed
+            }
+            self._files = {path: self._files.get(path) or waiting[path] for path in found}
+            await self._load_all(changed, problems)
             if changed or gone:
                 await self._keep()
+
+    async def _load_all(self, files: Sequence[_File], problems: Sequence[str]) -> None:
+        """Load `files`; what most give is published at once, what those give that take long as each comes."""
+
+        async def load(file: _File) -> None:
+            self._files[file.path] = await self._load(file)
+
+        loads = [asyncio.create_task(load(file)) for file in files]
+        left = set(loads)
+        try:
+            if left:
+                _, left = await asyncio.wait(left, timeout=PATIENCE_SECONDS)
+            self._publish(problems)
+            self._looked.set()
+            while left:
+                _, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+                self._publish(problems)
+        finally:
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+        for task in loads:
+            task.result()
 
     async def _keep(self) -> None:
         files = {path: (file.stamp, file.loaded) for path, file in self._files.items() if file.loaded is not None}
@@ -224,7 +255,9 @@ class PythonTools:
             where = f"{file.path}, line {error.line}" if error.line else str(file.path)
             return replace(file, problem=f"{where}: {error}")
 
-    def _publish(self, problems: list[str]) -> None:
+    def _publish(self, beside: Sequence[str]) -> None:
+        """Make what the files give the tools; `beside` are problems of folders."""
+        problems = [*beside]
         by_name: dict[str, list[tuple[Tool, Path]]] = {}
         for path, file in self._files.items():
             if file.problem:
@@ -247,11 +280,12 @@ class PythonTools:
 
     async def _watch(self, seconds: float) -> None:
         while True:
-            await asyncio.sleep(seconds)
             try:
                 await self.look()
             except Exception:  # whatever one look met, the next is due
                 log.exception("tools: the folders cannot be looked at")
+            self._looked.set()
+            await asyncio.sleep(seconds)
 
 
 def _files_of(place: Place, problems: list[str]) -> list[_File]:
