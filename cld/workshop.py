@@ -1,7 +1,7 @@
 """The workshop: the models, tools and engines of one process, made of the settings on first use.
 
-Until somebody asks for work nothing of it runs or is imported. One engine works what one principal asked for;
-all of them share the models and the tools.
+Until somebody asks for work nothing of it runs or is imported. One engine works what one principal asked for with
+the same roles; all of them share the models and the tools.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ class Workshop:
         self._find = find
         self._elect = elect
         self._brought: list[Source] = []
-        self._engines: dict[str, Engine] = {}
+        self._engines: dict[Principal, Engine] = {}
         self._opening = asyncio.Lock()
         self._stack = AsyncExitStack()
         self._toolbox: Toolbox | None = None
@@ -80,9 +80,9 @@ class Workshop:
         return None if self._toolbox is None else self._toolbox.calling
 
     async def engine(self, principal: Principal) -> Engine:
-        """The engine that works what `principal` asks for."""
+        """The engine that works what `principal` asks for, with the roles of its token and no others."""
         async with self._opening:
-            if (engine := self._engines.get(principal.id)) is None:
+            if (engine := self._engines.get(principal)) is None:
                 toolbox, _ = await asyncio.gather(self._toolbox_open(), self._prepared())
                 world = World(
                     settings=self._settings.work,
@@ -95,8 +95,9 @@ class Workshop:
                 )
                 engine = await self._stack.enter_async_context(Engine.open(world, principal))
                 await self._seed(engine.keeper)
-                self._engines[principal.id] = engine
-                if self._settings.work.resume:
+                is_first = all(other.id != principal.id for other in self._engines)
+                self._engines[principal] = engine
+                if self._settings.work.resume and is_first:
                     await engine.resume()
             return engine
 

@@ -13,6 +13,7 @@ from tool_world import eventually, write
 
 from cld.cli import main
 from cld.config import Permit, Settings, Tooling
+from cld.errors import ResourceNotFound
 from cld.policy import Context
 from cld.principal import parse_principal
 from cld.runtime import Runtime
@@ -199,3 +200,14 @@ async def test_a_person_reads_the_tools_as_resources(tmp_path: Path) -> None:
     assert resource.content["description"] == "Greet somebody." and resource.content["origin"] == "tools/greet.py"
     assert resource.content["annotations"]["read_only"] is True
     assert resource.content["input_schema"]["properties"]["name"] == {"type": "string"}
+
+
+async def test_what_a_token_may_do_ends_with_it_and_is_not_kept_for_the_next_of_the_same_user(tmp_path: Path) -> None:
+    put(tmp_path, "cld:common.Text.a", {"text": "hi"})
+    async with opened(tmp_path) as (runtime, _):
+        owner = await runtime.work(parse_principal("user:ada", roles=("owner",)))
+        nobody = await runtime.work(parse_principal("user:ada"))
+        assert await owner.keeper.get(parse_uri("cld:common.Text.a"))
+        with pytest.raises(ResourceNotFound):
+            await nobody.keeper.get(parse_uri("cld:common.Text.a"))
+        assert await runtime.work(parse_principal("user:ada", roles=("owner",))) is owner
