@@ -15,7 +15,7 @@ run: $(VENV)/run.ok          ## set up what running needs, then show what cld do
 	$(BIN)/cld tour
 
 test: $(VENV)/dev.ok opa     ## set everything up, then run all tests
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist worksteal
 
 lint: $(VENV)/dev.ok
 	$(BIN)/ruff check .

@@ -192,6 +192,7 @@ async def test_a_question_three_levels_down_is_answered_from_the_other_host(
         await call(other, "resource_put", uri=target, content={"text": "old"})
         deep = [{"id": "a", "purpose": "A", "steps": [{"id": "b", "purpose": "B", "steps": [{"purpose": "Write"}]}]}]
         begun = await call(one, "plan", tasks=deep, wait_seconds=60)
+        assert "waiting" in begun, begun
         [waiting] = begun["waiting"]
         [asked] = (await call(other, "task_get", uri=waiting))["approvals"]
         assert asked["tool"] == "resource_put" and target in asked["reason"] and asked["arguments"] == put
