@@ -135,15 +135,16 @@ class Work(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How tasks are worked.
 
     `tasks_at_once` is how many this process works at a time. Who works a task has it for `lease_seconds` unless
-    renewed; when a process dies, others go on after that. `iterations` bounds a task's dialogue with its model,
-    `corrections` how often subtasks are added because what came was not enough; `depth`, `width` and `tasks` bound
-    a plan. `resume` says whether a server that starts takes up what was left undone.
+    renewed; when a process dies, others go on after that, `attempts` times in all. `iterations` bounds a task's
+    dialogue with its model, `corrections` how often subtasks are added because what came was not enough; `depth`,
+    `width` and `tasks` bound a plan. `resume` says whether a server that starts takes up what was left undone.
     """
 
     tasks_at_once: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 16
     lease_seconds: Annotated[float, msgspec.Meta(ge=0.5, le=3600)] = 15.0
     time_limit: Seconds = 300.0
     approval_seconds: Annotated[float, msgspec.Meta(gt=0, le=30 * 86_400)] = 86_400.0
+    attempts: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 10
     iterations: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 20
     corrections: Annotated[int, msgspec.Meta(ge=0, le=10)] = 2
     depth: Annotated[int, msgspec.Meta(ge=1, le=16)] = 6

@@ -24,7 +24,7 @@ from cld.policy import Context
 from cld.runtime import Runtime
 from cld.tasks.budget import overspent, plus, total
 from cld.types import Approval, Call, Ledger, Task
-from cld.uri import ROOT, URI, id_of, make_uri, parent_of
+from cld.uri import ROOT, URI, id_of, make_uri, parent_of, type_of
 from cld.work.requests import decide
 
 PROJECT = Path(__file__).parents[1]
@@ -151,16 +151,21 @@ async def crash(folder: Path, kills: int, seed: int) -> Report:
                 missing = TREES_AT_ONCE - len(await _open(store, made.trees))
                 await made.fork(next(seeds), *(next(seeds) for _ in range(missing)))
             last = time.monotonic()
-            while waiting := await _open(store, made.trees):
+            await made.until(lambda: made.alive <= made.works)  # so they have made their trees
+            # Also those whose maker died before it told of them.
+            trees = [uri for uri in await _all(store, "plan.Task") if type_of(parent_of(uri)) != "plan.Task"]
+            while waiting := await _open(store, trees):
                 if time.monotonic() - last > 30:
                     report.faults += [f"{uri} is stuck" for uri in waiting]
                     break
                 await asyncio.sleep(0.05)
             report.slowest = time.monotonic() - last
             await made.end()
+            if approving.done():
+                report.faults.append(f"nobody answers: {approving.exception()!r}")
             approving.cancel()
         await inspect(store, folder / "executions", report)
-    report.trees, report.seconds = len(made.trees), time.monotonic() - began
+    report.trees, report.seconds = len(trees), time.monotonic() - began
     return report
 
 

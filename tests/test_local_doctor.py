@@ -7,6 +7,7 @@ import pytest
 from store_model import A2, A_B, ADA, A
 
 from cld.resource import Draft, new_id, version_of
+from cld.store import ANY_VERSION
 from cld.store.local import Finding, LocalStore
 from cld.store.local_locks import slot_of
 from cld.uri import URI
@@ -87,6 +88,22 @@ async def test_what_dead_writers_left_is_put_in_order_and_told(tmp_path: Path) -
     assert [one.version for one in await store.history(A)] == []
     assert [one.version for one in await store.history(A_B)] == [version_of(displaced)]
     assert [one.version for one in await store.history(A2)] == [version_of(displaced)]
+    await store.aclose()
+
+
+@pytest.mark.parametrize("later", [0, 1, 2])
+async def test_what_a_dead_writer_displaced_is_older_than_what_others_wrote_since(tmp_path: Path, later: int) -> None:
+    store = await LocalStore.open(tmp_path)
+    versions = [(await store.put(Draft(A, {"n": n}), by=ADA, if_version=ANY_VERSION)).version for n in range(3)]
+    kept = {path.name[-37:-5]: path for path in (tmp_path / f".cld/history/{A}.json").iterdir()}
+    # The writer of the second version died right after it had put it in the place of the first.
+    kept[versions[0]].rename(tmp_path / ".cld/tmp" / f"{new_id()}.{versions[1]}.{A}.swap")
+    if later == 0:
+        await store.delete(A)
+    if later == 2:
+        versions.append((await store.put(Draft(A, {"n": 3}), by=ADA, if_version=versions[2])).version)
+    assert len(await store.recover()) == 1
+    assert [one.version for one in await store.history(A)] == versions[::-1]
     await store.aclose()
 
 

@@ -16,7 +16,7 @@ from work_world import FunctionTools, answer, is_judging, judged, working
 
 from cld.errors import StoreError
 from cld.models import Ask, Completion
-from cld.resource import Draft
+from cld.resource import Draft, Meta
 from cld.types import Annotations, Budget, Step, Wish
 from cld.uri import make_uri, parse_uri
 from cld.work.requests import begin, decide, wait
@@ -55,6 +55,18 @@ async def test_a_process_that_is_stopped_leaves_no_lease_and_no_tool_and_another
         await made.end()
         assert not any(content.get("lease") for content in (await place.all_of("plan.Task")).values())
         assert [pid for pid in pids(tmp_path) if is_running(pid)] == []
+
+
+async def test_a_task_that_ends_every_process_that_works_it_is_given_up(tmp_path: Path) -> None:
+    at = "2026-01-01T00:00:00.000000Z"
+    lease = {"holder": "dead", "fence": 10, "expires_at": at}
+    task = {"status": "running", "assistant": "general", "attempts": 10, "fence": 10, "lease": lease, "started_at": at}
+    async with working(tmp_path, lambda _: answer("done")) as place:
+        uri = parse_uri("cld:plan.Task.t")
+        await place.store.put(Draft(uri, task, Meta(purpose="Do it")))
+        done = await wait(place.engine, uri, LONG)
+        assert done.status == "failed" and done.error is not None and done.error.code == "abandoned"
+        assert "10 processes" in done.error.message and done.lease is None
 
 
 def calling(tool: str) -> Any:

@@ -65,9 +65,8 @@ async def _work(orders: Orders) -> None:
             place_of_tools.mkdir()
             tooling = Tooling(workers=4, memory_bytes=1 << 32)
             tools = (await stack.enter_async_context(world(place_of_tools, files, tooling))).calling
-        work = working(
-            folder, _model(chance), tools, bound=Usage(tokens=10), lease_seconds=orders.lease_seconds, time_limit=600.0
-        )
+        settings = {"lease_seconds": orders.lease_seconds, "time_limit": 600.0, "attempts": 1000}
+        work = working(folder, _model(chance), tools, bound=Usage(tokens=10), **settings)
         place = await stack.enter_async_context(work)
         for seed in orders.trees:
             shape = shape_of(seed)

@@ -116,6 +116,17 @@ class History:
             if folder is None:
                 os.close(into)
 
+    def key_displaced_by(self, version: str, uri: URI) -> str | None:
+        """The key of what the writing of `version` displaced; None when that version is nowhere any more."""
+        with suppress(FileNotFoundError, InvalidResource):
+            data = self._layout.read(self._layout.root, uri + SUFFIX, uri)
+            if version_of(data) == version:
+                return key_before(decode(data, uri, max_bytes=self._layout.max_bytes))
+        for entry in self.find(uri, version):
+            with suppress(FileNotFoundError, InvalidResource):
+                return key_before(decode(self.read(entry, uri), uri, max_bytes=self._layout.max_bytes))
+        return None
+
     def _place(self, folder: int, data: bytes, uri: URI, version: str) -> str | None:
         """The name of the copy made when this version was written, if it was cld that wrote it."""
         try:

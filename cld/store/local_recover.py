@@ -21,7 +21,10 @@ def rescue(layout: Layout, history: History, name: str, temporary: Temporary) ->
     if never_there:
         os.unlink(name, dir_fd=layout.tmp)
     else:
-        history.take(name, temporary.uri)
+        # Whoever wrote since has put newer versions there already.
+        displaced = temporary.stage == "swap"
+        key = history.key_displaced_by(temporary.version, temporary.uri) if displaced else None
+        history.take(name, temporary.uri, key)
     forget(layout, name)
     if never_there:
         return "an unfinished write, never acknowledged, was removed"

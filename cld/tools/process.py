@@ -198,5 +198,7 @@ async def to_the_end(work: Coroutine[Any, Any, T] | asyncio.Task[T]) -> T:
             except asyncio.CancelledError as error:
                 cancelled = error
     if cancelled is not None:
+        if not task.cancelled():
+            task.exception()  # who was cancelled does not want to know
         raise cancelled
     return task.result()

@@ -167,6 +167,7 @@ class Engine:
         """What follows from a task being new or other than before."""
         task = node.task
         self._due.set(node.uri, self._due_of(node))
+        self._put_off.discard(node.uri)
         self._interrupt_lost(node)
         if node.is_over:
             if node.parent is not None:
@@ -300,6 +301,9 @@ class Engine:
         self._pump()
         if node.is_over:
             self._aside(self._stops.settle(node))
+        elif node.task.waiting == "approval":
+            # An answer that came while it was still running was heard and could not be acted upon.
+            self._aside(self._look_at_approvals(node))
         else:
             self._consider(node)
         # Who waits for it to be at rest hears of it now: its last change came while it was still running.
@@ -409,12 +413,16 @@ class Engine:
 
     async def _look_at_approvals(self, node: Node) -> None:
         """Go on with a task whose question was answered, or will not be."""
-        if node.task.status != "waiting" or node.task.waiting != "approval":
+        if node.task.waiting != "approval" or not self._is_mine(node):
             return
-        if not await Journal(self.keeper, node.uri).is_answered():
+        try:
+            answered = await Journal(self.keeper, node.uri).is_answered()
+        except CldError as error:
+            log.warning("%s: whether it was answered cannot be told: %s", node.uri, error)
+            self._put_off_for_now(node)
             return
-        busy = self._closing or node.uri in self._queued or node.uri in self._running
-        if not busy and self._is_mine(node) and node.task.waiting == "approval":
+        busy = self._closing or any(node.uri in those for those in (self._queued, self._running, self._put_off))
+        if answered and not busy and node.task.waiting == "approval":
             self._queue(node)
 
     async def _tick(self) -> None:
@@ -429,7 +437,7 @@ class Engine:
                     if (node := self.forest.find(uri)) is not None:
                         await self._attend(node)
                 self._forget_what_is_over()
-            except Exception:  # a task boundary: the leases have to be renewed whatever one task has wrong
+            except Exception:  # a task boundary: the leases have to be renewed whatever happens
                 log.exception("a look at what is due failed")
 
     async def _renew(self, uri: URI, fence: int) -> None:
@@ -443,6 +451,13 @@ class Engine:
                 _interrupt(running)
 
     async def _attend(self, node: Node) -> None:
+        try:
+            await self._look_again(node)
+        except Exception as error:  # a task boundary: what else is due has to be looked at
+            log.warning("%s: %s", node.uri, error, exc_info=not isinstance(error, CldError))
+            self._put_off_for_now(node)
+
+    async def _look_again(self, node: Node) -> None:
         task = node.task
         if node.uri in self._running:
             return
@@ -451,6 +466,7 @@ class Engine:
             if node.task.lease is not None:  # something below it has not stopped yet
                 self._due.set(node.uri, later(timestamp(), self.world.settings.lease_seconds))
         else:
+            await self._look_at_approvals(node)
             self._consider(node)
 
     def _forget_what_is_over(self) -> None:

@@ -236,6 +236,8 @@ class _Claimed:
     async def work(self) -> Sequence[Event]:
         """Do what is to be done next; the events that end the claim."""
         task = self._node.task
+        if task.attempts > (most := self._world.settings.attempts):
+            return [self._failed("abandoned", f"{most} processes began it and ended without giving it back")]
         if self._fence > 1 and await self._purse.left_behind(self._fence):
             journal = Journal(self._working.keeper, self._node.uri)
             calls = {id: kept.call for id, kept in (await journal.calls()).items()}
