@@ -1,8 +1,10 @@
 """The engine: from a message or a plan to what came of it."""
 
 from pathlib import Path
+from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from work_world import (
     FunctionTools,
@@ -15,12 +17,16 @@ from work_world import (
     working,
 )
 
+from cld.journal import Journal
 from cld.models import Ask, Completion
 from cld.resource import Draft
+from cld.tools import Caller
 from cld.types import Annotations, Budget, Step, Usage, Wish
 from cld.uri import URI, make_uri
 from cld.work.branching import branch, compare
 from cld.work.requests import begin, cancel, decide, update, wait
+from cld.work.tree import Node
+from cld.work.working import Working
 
 pytestmark = pytest.mark.anyio
 
@@ -137,6 +143,41 @@ async def test_a_call_waits_for_a_person_however_deep_it_is_and_goes_on_with_the
             c = [content for at, content in (await place.all_of("plan.Task")).items() if at.endswith(".c")]
             assert told in c[0]["output"]
             assert (await place.content(uri))["decided_by"] == "user:local"
+
+
+async def test_an_answer_that_comes_before_its_task_has_come_to_rest_is_acted_upon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pay(arguments: Any, caller: Caller) -> str:
+        needs_approval("pay", caller)
+        return "paid"
+
+    looked = anyio.Event()
+    run, is_answered = Working.run, Journal.is_answered
+
+    async def looks(journal: Journal) -> bool:
+        found = await is_answered(journal)
+        looked.set()
+        return found
+
+    async def runs(working: Working, node: Node) -> None:
+        await run(working, node)
+        if node.task.waiting == "approval":
+            await decide(place.store, node.uri, "approve")
+            await looked.wait()
+            await anyio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(Working, "run", runs)
+    monkeypatch.setattr(Journal, "is_answered", looks)
+
+    def model(ask: Ask) -> Completion:
+        if is_judging(ask):
+            return judged(ask)
+        return answer("done") if ask.messages[-1].role == "tool" else answer("", Wish("k", "pay", {}))
+
+    async with working(tmp_path, model, FunctionTools({"pay": pay})) as place:
+        begun = await begin(place.engine, place.store, "", (Step("a", "Pay"),))
+        assert (await wait(place.engine, begun.task, 10)).status == "completed"
 
 
 async def test_a_cancel_stops_all_below_and_leaves_nothing_running(tmp_path: Path) -> None:
