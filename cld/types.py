@@ -266,12 +266,14 @@ class Ledger(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 class Approval(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """`plan.Approval`, below the task that waits for it: a person approves, rejects or edits `arguments`.
 
-    `call` is the id of the tool call that waits. Without an answer by `deadline` it is rejected. No more keys.
+    `call` is the id of the tool call that waits, `within` its tool where it is not that one that asks but one that it
+    calls. Without an answer by `deadline` it is rejected. No more keys.
     """
 
     tool: str
     arguments: dict[str, Any]
     call: str = ""
+    within: str = ""
     reason: str = ""
     asked_at: str = ""
     deadline: str = ""
@@ -327,11 +329,33 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     disabled: bool = False
 
 
+class Grant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A call that a tool makes and that a person agreed to, once, with the arguments they `edited` if they did."""
+
+    tool: str
+    arguments: dict[str, Any]
+    edited: dict[str, Any] | None = None
+    by: str = ""
+
+
+class Made(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What came of a call that a tool made, at so many calls below its own."""
+
+    tool: str
+    arguments: dict[str, Any]
+    depth: Count
+    result: Any = None
+    text: str = ""
+    error: Failure | None = None
+    approved_by: str = ""
+
+
 class Call(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """`tool.Call`, below its task: one call of a tool, written before it starts and when it is over. No more keys.
 
     `step` is the model's turn that asked for it, `key` the model's own name for the call. `fence` is that of
-    the claim under which it started. `approved_by` is who agreed to it.
+    the claim under which it started. `approved_by` is who agreed to it, `granted` what was agreed to of the calls
+    that it is still to make itself, `made` those that were over when it was stopped to ask: they are not made again.
     """
 
     tool: str
@@ -348,6 +372,8 @@ class Call(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     text: str = ""
     error: Failure | None = None
     approved_by: str = ""
+    granted: tuple[Grant, ...] = ()
+    made: tuple[Made, ...] = ()
     started_at: str = ""
     finished_at: str = ""
 

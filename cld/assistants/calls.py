@@ -8,6 +8,7 @@ import asyncio
 import fnmatch
 import re
 from collections.abc import Mapping
+from dataclasses import replace as replaced
 from typing import Any, cast
 
 import msgspec
@@ -22,8 +23,8 @@ from cld.principal import Principal, parse_principal
 from cld.resource import timestamp
 from cld.tasks.budget import plus
 from cld.tasks.instants import is_over, later
-from cld.tools import Caller, Result
-from cld.types import Approval, Call, Failure, Source, Tool, Turn, Usage, Wish
+from cld.tools import Begun, Caller, NestedApprovalRequired, Result
+from cld.types import Approval, Call, Failure, Grant, Source, Tool, Turn, Usage, Wish
 from cld.uri import why_not
 
 MOST_WISHES = 32
@@ -136,7 +137,9 @@ class Calls:
                 return
             kept = self._calls[id] = resumed
         elif tool is not None and (tool.annotations.idempotent or tool.annotations.read_only):
-            again = replace(kept.call, attempts=kept.call.attempts + 1, fence=job.fence, started_at=timestamp())
+            again = replace(
+                kept.call, attempts=kept.call.attempts + 1, granted=(), fence=job.fence, started_at=timestamp()
+            )
             kept = self._calls[id] = await self._again(id, kept, again)
         else:
             reason = "it had begun when its process ended, and may have been done already; approve to do it again"
@@ -189,14 +192,14 @@ class Calls:
             return await self._refused(kept, f"{who} said to edit its arguments, and gave none in `edited`")
         edited = approval.edited if approval.decision == "edit" else None
         call = replace(
-            kept.call,
-            state="started",
-            arguments=kept.call.arguments if edited is None else edited,
-            attempts=kept.call.attempts + 1,
-            fence=job.fence,
-            approved_by=who,
-            started_at=timestamp(),
+            kept.call, state="started", attempts=kept.call.attempts + 1, fence=job.fence, started_at=timestamp()
         )
+        if approval.within:
+            granted = Grant(approval.tool, approval.arguments, edited, who)
+            call = replace(call, granted=(*call.granted, granted))
+        else:
+            arguments = call.arguments if edited is None else edited
+            call = replace(call, approved_by=who, arguments=arguments, granted=())
         return await self._again(id, kept, call)
 
     async def _again(self, id: str, kept: KeptCall, call: Call) -> KeptCall:
@@ -215,8 +218,8 @@ class Calls:
         error = Failure("rejected", f"the call was not made: {why}")
         return await self._job.journal.finish(kept, error=error)
 
-    async def _ask(self, id: str, kept: KeptCall, reason: str) -> None:
-        """Leave the call to a person."""
+    async def _ask(self, id: str, kept: KeptCall, reason: str, nested: NestedApprovalRequired | None = None) -> None:
+        """Leave the call, or the one that it made itself, to a person."""
         job, now = self._job, timestamp()
         asked = Approval(
             tool=kept.call.tool,
@@ -226,10 +229,15 @@ class Calls:
             asked_at=now,
             deadline=later(now, job.approval_seconds),
         )
+        waiting = replace(kept.call, state="waiting")
+        if nested is not None:
+            waiting = replace(waiting, granted=tuple(nested.begun.granted), made=nested.begun.made)
+            why = f"{reason}; {kept.call.tool} calls it, was stopped there, and begins again with the answer"
+            asked = replace(asked, tool=nested.tool, arguments=nested.arguments, within=kept.call.tool, reason=why)
         # The question first: a call that waits for one that is not there would count as rejected.
         await job.journal.ask(id, asked, since=kept.call.started_at)
-        self._calls[id] = await job.journal.change(kept, replace(kept.call, state="waiting"))
-        job.tell(f"waiting for a person: {kept.call.tool}: {reason}")
+        self._calls[id] = await job.journal.change(kept, waiting)
+        job.tell(f"waiting for a person: {asked.tool}: {asked.reason}")
 
     async def _call(self, id: str, kept: KeptCall) -> None:
         job, call = self._job, kept.call
@@ -239,7 +247,8 @@ class Calls:
                 call.tool, call.arguments, _calling(job.caller, call), lambda said: job.tell(f"{call.tool}: {said}")
             )
         except ApprovalRequired as needed:
-            await self._ask(id, kept, str(needed.obligation.get("reason") or needed))
+            nested = needed if isinstance(needed, NestedApprovalRequired) else None
+            await self._ask(id, kept, str(needed.obligation.get("reason") or needed), nested)
             return
         except CldError as failed:
             if isinstance(failed, AccessDenied):
@@ -250,13 +259,16 @@ class Calls:
 
 
 def _calling(caller: Caller, call: Call) -> Caller:
-    """Who makes a call: where a person agreed to it who is not of those it is made for, they must be allowed too.
+    """Who makes a call; a person who agreed to it, or to what it calls, must be allowed too, and by themselves.
 
     So nobody gets done by agreeing what they may not do.
     """
-    if not call.approved_by:
-        return caller
-    return Caller(_with(caller.principal, call.approved_by), caller.task, caller.host, approved=True)
+    principal = caller.principal
+    for name in (call.approved_by, *(grant.by for grant in call.granted)):
+        if name:
+            principal = _with(principal, name)
+    begun = Begun(call.granted, call.made)
+    return replaced(caller, principal=principal, approved=bool(call.approved_by), begun=begun)
 
 
 def _with(principal: Principal, name: str) -> Principal:

@@ -11,8 +11,9 @@ from typing import Any, Protocol
 
 import msgspec
 
+from cld.errors import ApprovalRequired
 from cld.principal import Principal
-from cld.types import Failure, Tool
+from cld.types import Failure, Grant, Made, Tool
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -23,11 +24,63 @@ class Result(msgspec.Struct, frozen=True):
     error: Failure | None = None
 
 
+class Begun:
+    """What was agreed to and done already of the calls that a call makes itself, when it is begun once more.
+
+    They are made one after another, so what is made within one of them ends before it does.
+    """
+
+    def __init__(self, granted: Sequence[Grant] = (), made: Sequence[Made] = ()) -> None:
+        self.granted = list(granted)
+        """What was not made use of yet."""
+        self._before = list(made)
+        self._made: list[Made] = []
+
+    @property
+    def made(self) -> tuple[Made, ...]:
+        """What is over by now, and is not to be made again; of what was made within one of these nothing."""
+        return (*self._made, *self._before)
+
+    def grant(self, tool: str, arguments: Mapping[str, Any]) -> Grant | None:
+        """A person's agreement to this very call; each is for one."""
+        for grant in self.granted:
+            if (grant.tool, grant.arguments) == (tool, arguments):
+                self.granted.remove(grant)
+                return grant
+        return None
+
+    def before(self, tool: str, arguments: Mapping[str, Any], depth: int) -> Made | None:
+        """What came of this very call before."""
+        for made in self._before:
+            if (made.tool, made.arguments, made.depth) == (tool, arguments, depth):
+                self._before.remove(made)
+                self._made.append(made)
+                return made
+        return None
+
+    def over(self, made: Made) -> None:
+        """Keep what came of a call, in place of what was made within it."""
+        while self._made and self._made[-1].depth > made.depth:
+            self._made.pop()
+        self._made.append(made)
+
+
+class NestedApprovalRequired(ApprovalRequired):
+    """A call that a tool made needs a person's approval; what was running around it has ended, as far as `begun`."""
+
+    def __init__(self, needed: ApprovalRequired, tool: str, arguments: Mapping[str, Any], begun: Begun) -> None:
+        super().__init__(needed.action, needed.uri, needed.obligation)
+        self.tool = tool
+        self.arguments = dict(arguments)
+        self.begun = begun
+
+
 @dataclass(frozen=True)
 class Caller:
     """Who calls, for which task (its URI, empty for none), and whether a person has approved of this very call.
 
-    `depth` is how many calls of tools this one is made within, which wait for it.
+    `depth` is how many calls of tools this one is made within, which wait for it. `begun` is for callers that can
+    begin a call again with a person's answer to what it calls; a tool of any other is told of the refusal.
     """
 
     principal: Principal
@@ -35,6 +88,7 @@ class Caller:
     host: str = ""
     approved: bool = False
     depth: int = 0
+    begun: Begun | None = None
 
 
 OnProgress = Callable[[str], None]
@@ -55,6 +109,7 @@ class Source(Protocol):
 
         Raises:
             ApprovalRequired: what the tool does needs a person's approval; nothing was done yet.
+            NestedApprovalRequired: a call that it makes does, and it was ended before that.
             CldError: whatever else failed.
         """
         ...

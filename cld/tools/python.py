@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, Self, assert_never
 
 from cld.config import Tooling
-from cld.errors import CldError, ToolFailed
-from cld.tools import Caller, OnProgress, Result
+from cld.errors import ApprovalRequired, CldError, ToolFailed
+from cld.tools import Caller, NestedApprovalRequired, OnProgress, Result
 from cld.tools.listings import Listings
 from cld.tools.messages import OUT_OF_MEMORY, Answered, Broken, Done, Failed, Loaded, Nested, Progress, Run
 from cld.tools.pool import NotLoaded, Pool, Worker
-from cld.types import Failure, Tool
+from cld.types import Failure, Made, Tool
 
 log = logging.getLogger("cld.tools")
 
@@ -185,17 +185,34 @@ class PythonTools:
                     assert_never(message)
 
     async def _nested(self, name: str, arguments: Mapping[str, Any], caller: Caller, progress: OnProgress) -> Answered:
-        """A call that a tool makes, as the same caller; what a person approved of was the call around it only."""
+        """A call that a tool makes, as the same caller; what a person approved of was the call around it only.
+
+        Raises:
+            NestedApprovalRequired: it needs approval of its own, and the caller can begin again with that.
+        """
         if self.nest is None:
             return Answered(code="unsupported", text="tools cannot call tools here")
-        within = replace(caller, approved=False, depth=caller.depth + 1)
+        depth, begun, grant = caller.depth + 1, caller.begun, None
+        if begun is not None:
+            if (made := begun.before(name, arguments, depth)) is not None:
+                return _answered(Result(made.result, made.text, made.error))
+            grant = begun.grant(name, arguments)
+        given = arguments if grant is None or grant.edited is None else grant.edited
+        within = replace(caller, approved=grant is not None, depth=depth)
         try:
-            result = await self.nest(name, arguments, within, progress)
+            result = await self.nest(name, given, within, progress)
+        except NestedApprovalRequired:
+            raise
+        except ApprovalRequired as needed:
+            if begun is not None:
+                raise NestedApprovalRequired(needed, name, arguments, begun) from needed
+            return Answered(code=needed.code, text=str(needed))
         except CldError as error:
             return Answered(code=error.code, text=str(error))
-        if result.error is not None:
-            return Answered(code=result.error.code, text=result.error.message)
-        return Answered(result.data, result.text)
+        if begun is not None:
+            by = "" if grant is None else grant.by
+            begun.over(Made(name, dict(arguments), depth, result.data, result.text, result.error, by))
+        return _answered(result)
 
     async def look(self) -> None:
         """Look at the folders now; returns when `tools` and `problems` are as the files are."""
@@ -286,6 +303,12 @@ class PythonTools:
                 log.exception("tools: the folders cannot be looked at")
             self._looked.set()
             await asyncio.sleep(seconds)
+
+
+def _answered(result: Result) -> Answered:
+    if result.error is not None:
+        return Answered(code=result.error.code, text=result.error.message)
+    return Answered(result.data, result.text)
 
 
 def _files_of(place: Place, problems: list[str]) -> list[_File]:
