@@ -236,6 +236,33 @@ async def test_a_host_that_can_ask_its_user_is_asked_while_it_waits(tmp_path: Pa
         assert (await call(host, "resource_get", uri=target))["content"] == {"text": "x"}
 
 
+@pytest.mark.parametrize(
+    ("mode", "action"), [("legacy", "accept"), *(("2026-07-28", action) for action in ("accept", "decline", "cancel"))]
+)
+async def test_who_looks_at_a_task_and_waits_is_asked_in_either_era(
+    tmp_path: Path, model: OpenAI, mode: str, action: Any
+) -> None:
+    target = "cld:common.Text.kept"
+    model.otherwise = scripted([Call("resource_put", json.dumps({"uri": target, "content": {"text": "x"}}), "k")])
+    data = data_with(approvals={"targets": {target: {"actions": ["write"], "reason": "it is kept"}}})
+    questions: list[str] = []
+
+    async def person(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
+        questions.append(params.message)
+        return ElicitResult(action=action, content={} if action == "accept" else None)
+
+    async with hosted(tmp_path, model, data=data) as one:
+        begun = await call(one, "plan", tasks=[{"id": "a", "purpose": "Write it"}], wait_seconds=60)
+        assert begun["waiting"] == [f"{begun['task']}/plan.Task.a"]
+        async with hosted(tmp_path, model, data=data, mode=mode, elicitation_callback=person) as host:
+            assert (await call(host, "task_get", uri=begun["task"]))["status"] == "supervising" and not questions
+            found = await call(host, "task_get", uri=begun["task"], wait_seconds=60)
+        [question] = questions
+        assert "resource_put" in question and "it is kept" in question and target in question
+        assert found["status"] == ("supervising" if action == "cancel" else "completed"), found
+        assert (tmp_path / "resources" / f"{target}.json").exists() == (action == "accept")
+
+
 async def test_two_hosts_work_in_one_conversation_at_once(tmp_path: Path) -> None:
     conversation = "cld:common.Conversation.shared"
     async with hosted(tmp_path) as one, hosted(tmp_path, mode="2026-07-28") as other:

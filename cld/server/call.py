@@ -80,33 +80,36 @@ About = Literal["call", "change"]
 
 
 @dataclass(frozen=True)
-class _Question:
+class Question:
+    """A yes is a yes to all of `about`; with a `subject` they were agreed to before, and it is what is asked."""
+
     whose: str
     about: frozenset[About]
     until: float
+    subject: str = ""
 
 
 @dataclass
 class Questions:
     """The questions that wait for an answer; each is answered once, in time, or not at all."""
 
-    _waiting: OrderedDict[str, _Question] = field(default_factory=OrderedDict[str, _Question])
+    _waiting: OrderedDict[str, Question] = field(default_factory=OrderedDict[str, Question])
 
-    def ask(self, whose: str, about: frozenset[About]) -> str:
-        """A new question's name; a yes to it is a yes to all of `about`."""
+    def ask(self, whose: str, about: frozenset[About], subject: str = "") -> str:
+        """A new question's name."""
         mine = [name for name, question in self._waiting.items() if question.whose == whose]
         if len(mine) >= QUESTIONS_PER_PRINCIPAL:
             del self._waiting[mine[0]]
         while len(self._waiting) >= MAX_QUESTIONS:
             self._waiting.popitem(last=False)
         name = secrets.token_urlsafe(16)
-        self._waiting[name] = _Question(whose, about, time.monotonic() + ANSWER_SECONDS)
+        self._waiting[name] = Question(whose, about, time.monotonic() + ANSWER_SECONDS, subject)
         return name
 
-    def answered(self, name: str | None) -> frozenset[About]:
-        """What `name` was asked about, nothing when it was not waiting; from now on it is not."""
+    def answered(self, name: str | None) -> Question | None:
+        """The question of this name, None when it was not waiting; from now on it is not."""
         question = None if name is None else self._waiting.pop(name, None)
-        return frozenset() if question is None or question.until <= time.monotonic() else question.about
+        return None if question is None or question.until <= time.monotonic() else question
 
 
 class Call:
@@ -128,6 +131,8 @@ class Call:
         self.context = context
         self._questions = questions
         self._declined = False
+        self._told: tuple[str, str] = ("", "")
+        """The subject of the question that this call brings the answer to, and what the person did."""
         self._agreed: frozenset[About] = self._answer_brought()
 
     @property
@@ -173,19 +178,23 @@ class Call:
             self._declined = True
         return not self._declined
 
-    async def confirm(self, question: str) -> bool | None:
-        """A person's answer to a question that comes up in the middle of the call.
+    async def confirm(self, question: str, subject: str, *, again: bool) -> bool | None:
+        """A person's answer to a question that comes up in the middle of the call, about `subject`.
 
-        None where nobody can be asked then (in the 2026-07-28 era a call that asks begins anew), or did not answer.
+        None where nobody can be asked then, or they did not answer. `again` says that the call may begin anew.
+
+        Raises:
+            InputRequired: in the 2026-07-28 era, to end the call and have it begin anew with the answer.
         """
-        if self._is_modern or not self.can_ask:
+        if not self.can_ask:
             return None
-        try:
-            result = await self.ctx.session.elicit_form(question, _YES_OR_NO, self.ctx.request_id)
-        except MCPError as error:
-            log.warning("the host could not ask its user: %s", error)
+        if not self._is_modern:
+            return _decision((await self._elicited(question)).action)
+        if self._told[0] == subject:
+            return _decision(self._told[1])
+        if not again:
             return None
-        return None if result.action == "cancel" else result.action == "accept"
+        raise self._input_required(question, self._agreed, subject)
 
     @property
     def wants_progress(self) -> bool:
@@ -218,21 +227,33 @@ class Call:
         answer = (self.params.input_responses or {}).get(QUESTION)
         if not isinstance(answer, ElicitResult) or not (asked := self._questions.answered(self.params.request_state)):
             return frozenset()
+        if asked.subject:
+            self._told = (asked.subject, answer.action)
+            return asked.about
         self._declined = answer.action != "accept"
-        return frozenset() if self._declined else asked
+        return frozenset() if self._declined else asked.about
 
     async def _ask(self, question: str, about: About) -> bool:
         if self._is_modern:
-            asked = {"mode": "form", "message": question, "requestedSchema": _YES_OR_NO}
             # The answer comes with a new call: it has to say again what was agreed to before.
-            name = self._questions.ask(self.principal.id, frozenset((*self._agreed, about)))
-            raise InputRequired({QUESTION: {"method": "elicitation/create", "params": asked}}, name)
+            raise self._input_required(question, frozenset((*self._agreed, about)))
+        return (await self._elicited(question)).action == "accept"
+
+    def _input_required(self, question: str, about: frozenset[About], subject: str = "") -> InputRequired:
+        asked = {"mode": "form", "message": question, "requestedSchema": _YES_OR_NO}
+        name = self._questions.ask(self.principal.id, about, subject)
+        return InputRequired({QUESTION: {"method": "elicitation/create", "params": asked}}, name)
+
+    async def _elicited(self, question: str) -> ElicitResult:
         try:
-            result = await self.ctx.session.elicit_form(question, _YES_OR_NO, self.ctx.request_id)
+            return await self.ctx.session.elicit_form(question, _YES_OR_NO, self.ctx.request_id)
         except MCPError as error:
-            log.warning("the host could not ask its user, which counts as no: %s", error)
-            return False
-        return result.action == "accept"
+            log.warning("the host could not ask its user: %s", error)
+            return ElicitResult(action="cancel")
+
+
+def _decision(action: str) -> bool | None:
+    return None if action == "cancel" else action == "accept"
 
 
 @asynccontextmanager

@@ -60,7 +60,7 @@ async def answered(call: Call, engine: Engine, begun: Begun, seconds: float) -> 
         while True:
             left = end - asyncio.get_running_loop().time()
             task = await wait(engine, begun.task, max(0.0, left))
-            if left <= 0 or not await _asked(call, engine, node):
+            if left <= 0 or not await _asked(call, engine, node, again=False):
                 break
     data: dict[str, Any] = {"conversation": begun.conversation, "message": begun.message, "task": begun.task}
     data["status"] = task.status
@@ -85,7 +85,11 @@ async def task_get(call: Call, args: Get) -> Reply:
     node = await engine.forest.load(args.uri)
     if args.wait_seconds:
         async with told(call, engine, node):
-            await wait(engine, args.uri, args.wait_seconds)
+            end = asyncio.get_running_loop().time() + args.wait_seconds
+            while True:
+                await wait(engine, args.uri, max(0.0, end - asyncio.get_running_loop().time()))
+                if not await _asked(call, engine, node, again=True):
+                    break
     data = await shown(call.store, node, args.depth)
     return Reply(data, "\n".join(drawn(data)))
 
@@ -177,8 +181,11 @@ async def told(call: Call, engine: Engine, node: Node) -> AsyncGenerator[None]:
             end()
 
 
-async def _asked(call: Call, engine: Engine, node: Node) -> bool:
-    """Put the questions that wait to a person, where the host can; whether any was answered."""
+async def _asked(call: Call, engine: Engine, node: Node, *, again: bool) -> bool:
+    """Put the questions that wait to a person, where the host can; whether any was answered.
+
+    `again` says that the call may begin anew for that: one that began something may not.
+    """
     if node.is_over or not call.can_ask:
         return False
     for one in waiting_for(engine, node):
@@ -192,7 +199,7 @@ async def _asked(call: Call, engine: Engine, node: Node) -> bool:
                 f"May it call {safe_line(approval.tool)}? {safe_line(approval.reason)}",
                 shown_arguments(approval.arguments),
             ]
-            if (agreed := await call.confirm("\n".join(lines))) is None:
+            if (agreed := await call.confirm("\n".join(lines), uri, again=again)) is None:
                 return False
             await decide(call.store, uri, "approve" if agreed else "reject")
             return True
