@@ -1,9 +1,14 @@
 """The tour really does what it tells, on a tree that keeps everything else, and says so when it cannot."""
 
 import json
+import sys
 from pathlib import Path
 
+import pytest
 from cli_process import PROJECT, Pty, cld
+
+from cld.cli.played_host import StepFailed, played_host
+from cld.config import Settings
 
 TOUR = "cld:cld.Namespace.tour"
 ASSISTANTS = {path.name for path in (PROJECT / "resources").glob("cld:common.Assistant.*.json")}
@@ -54,6 +59,17 @@ def test_the_tour_reads_well_on_a_terminal_and_shows_the_readers_host(tmp_path: 
     assert f"--root {tmp_path / 'tree'}" in text
     told = text[: text.index("10. ")].splitlines()
     assert all(len(line) < 130 for line in told if len(line.split()) > 2 and "$" not in line and "cld " not in line)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("command", [(sys.executable, ["-c", "raise SystemExit(3)"]), ("/nowhere/cld", [])])
+async def test_a_server_that_ends_while_it_starts_is_told_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, list[str]]
+) -> None:
+    monkeypatch.setattr("cld.cli.played_host.start_command", lambda settings: command)
+    with (tmp_path / "log").open("w") as log, pytest.raises(StepFailed, match=r"the server did not start: .*by hand"):
+        async with played_host(Settings(root=str(tmp_path)), log):
+            pass
 
 
 def test_a_step_that_fails_ends_the_tour_with_its_number(tmp_path: Path) -> None:

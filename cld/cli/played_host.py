@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import msgspec
 from mcp import Client, StdioServerParameters
@@ -97,12 +97,19 @@ async def played_host(settings: Settings, log: TextIO, *, has_person: bool = Fal
     )
     try:
         await client.__aenter__()
-    except (MCPError, OSError) as error:
-        raise StepFailed(f"the server did not start: {error}; try it by hand: {shown}") from error
+    except Exception as error:  # a server that ends while it is greeted is told in groups of what that led to
+        raise StepFailed(f"the server did not start: {_first(error)}; try it by hand: {shown}") from error
     try:
         yield PlayedHost(client, shown, asked)
     finally:
         await client.__aexit__(None, None, None)
+
+
+def _first(error: BaseException) -> BaseException:
+    """What lies at the bottom of a group."""
+    while isinstance(error, BaseExceptionGroup):
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+    return error
 
 
 def _text(result: CallToolResult) -> str:
