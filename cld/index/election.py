@@ -29,6 +29,9 @@ MAX_TEXT = 4000
 _WEIGHTS = {"meaning": 10.0, "words": 1.6, "name": 2.0}
 _EARLIER = {"earlier": PLACES, "earlier_words": EARLIER_WORDS}
 
+_TELLING = 1.4
+"""The emphasis from which a word is worth telling: `what`, `when` and `of` are below."""
+
 _BLOCK = 256
 _BLOCK_SCORES = 2_000_000
 _JOINED = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -237,7 +240,8 @@ def _best(scores: Floats, count: int) -> Positions:
 def _reason(first: Ranked, abstained: bool, confident: float) -> str:
     if abstained:
         return f"nothing fits well enough: {confident:.0%} that any does; the nearest is {first.name}"
-    shared = f", sharing {', '.join(first.why.shared[:5])}" if first.why.shared else ""
+    words = [word for word in first.why.shared if emphasis(word) >= _TELLING]
+    shared = f", sharing {', '.join(words[:5])}" if words else ""
     return f"{first.name} fits best{shared}; {confident:.0%} that any does"
 
 
