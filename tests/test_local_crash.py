@@ -22,9 +22,9 @@ from typing import Any
 
 import pytest
 
+from cld import linux
 from cld.errors import CldError, Conflict, InvalidResource, ResourceNotFound
 from cld.resource import Draft
-from cld.store import local_calls
 from cld.store.local import LocalStore
 from cld.store.local_paths import Features
 from cld.uri import URI
@@ -145,7 +145,7 @@ def die_at(number: int) -> Callable[[], int]:
 
     for name in CALLS:
         setattr(os, name, dying(getattr(os, name)))
-    local_calls._rename = dying(local_calls._rename)
+    linux._rename = dying(linux._rename)
 
     def reckon() -> int:
         nonlocal count

@@ -14,10 +14,10 @@ import anyio
 import pytest
 from store_model import A_B, ADA, A, listed
 
+from cld import linux as calls
 from cld.errors import Conflict, InvalidResource, ResourceNotFound, StoreError, Unsupported
 from cld.resource import Draft
 from cld.store import ANY_VERSION
-from cld.store import local_calls as calls
 from cld.store.local import LocalStore
 from cld.store.local_paths import Features
 from cld.uri import URI

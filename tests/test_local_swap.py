@@ -10,10 +10,10 @@ import anyio
 import pytest
 from store_model import A_B, ADA, A, digest
 
+from cld import linux as calls
 from cld.errors import Conflict, StoreError
 from cld.resource import Draft
 from cld.store import ANY_VERSION
-from cld.store import local_calls as calls
 from cld.store.local import LocalStore
 from cld.store.local_paths import Features
 from cld.uri import URI

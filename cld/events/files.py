@@ -1,7 +1,8 @@
 """Files: what lies in a local tree now, for the bus to compare. Reads only, and never follows a link.
 
-Every folder on the way is opened relative to the one before with O_NOFOLLOW, so whatever is swapped
-in between, nothing outside the root is ever read. The root itself is opened by its path each time: a
+A file is opened in one step that follows no link, or, where the system has none, every folder on the way is opened
+relative to the one before with O_NOFOLLOW; so whatever is swapped in between, nothing outside the root is ever read.
+The root itself is opened by its path each time: a
 root that was moved away and replaced is seen as what it is now.
 """
 
@@ -13,6 +14,7 @@ from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from contextlib import aclosing, closing, contextmanager
 from pathlib import Path
 
+from cld import linux
 from cld.errors import InvalidURI
 from cld.events import UNTRUSTED, Listing, Look
 from cld.events.pace import in_thread
@@ -45,6 +47,8 @@ class Files:
     async def look(self, uri: URI) -> Look | None:
         """As `Tree.look`; small enough (some 20 µs) to be done on the event loop."""
         try:
+            if (file := self._open(uri)) is not None:
+                return _look_in(file, self._max_bytes)
             with open_folder(self._root, segments_of(uri)[:-1]) as folder:
                 return _look_at(folder, segments_of(uri)[-1] + SUFFIX, self._max_bytes)
         except OSError as error:
@@ -53,6 +57,22 @@ class Files:
             if error.errno in SECRET:
                 return Look(_stamp(0, 0, 0, 0), None)
             raise
+
+    def _open(self, uri: URI) -> int | None:
+        """The file in one step; None where only going there folder by folder tells more.
+
+        Raises:
+            OSError: it is not there (`GONE`).
+        """
+        root = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return linux.openat2(root, uri + SUFFIX, _FILE)
+        except OSError as error:
+            if error.errno in GONE:
+                raise
+            return None
+        finally:
+            os.close(root)
 
     async def scan(self, prefixes: Sequence[URI]) -> AsyncGenerator[Listing, None]:
         """As `Tree.scan`, with the disk read in a thread."""
@@ -119,6 +139,11 @@ def _look_at(folder: int, name: str, max_bytes: int) -> Look | None:
             raise
         found = os.stat(name, dir_fd=folder, follow_symlinks=False)
         return Look(_stamp_of(found), None) if stat.S_ISREG(found.st_mode) else None
+    return _look_in(file, max_bytes)
+
+
+def _look_in(file: int, max_bytes: int) -> Look | None:
+    """Of an open file, which is closed after."""
     try:
         found = os.fstat(file)
         if not stat.S_ISREG(found.st_mode):

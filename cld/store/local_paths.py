@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from cld import linux
 from cld.errors import InvalidResource, StoreError
-from cld.store import local_calls
 from cld.uri import SUFFIX, URI, parent_of
 
 CONTROL = ".cld"
@@ -32,7 +32,7 @@ ENTRY = getattr(os, "O_PATH", os.O_RDONLY) | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 def open_walking(base: int, path: str, flags: int) -> int:
-    """What `local_calls.openat2` does, where there is none: one component at a time.
+    """What `linux.openat2` does, where there is none: one component at a time.
 
     Each folder is held open while the next is opened in it, so that no swap of a name between two
     steps can lead elsewhere.
@@ -279,7 +279,7 @@ def open_layout(path: str, *, durability: Durability, max_bytes: int, features: 
         why_not = _open_control(root, path, folders)
         if features is None:
             features = Features(
-                openat2=local_calls.has_openat2(root),
+                openat2=linux.has_openat2(root),
                 renameat2=sys.platform == "linux",
                 ignores_case=_ignores_case(root),
             )
@@ -289,7 +289,7 @@ def open_layout(path: str, *, durability: Durability, max_bytes: int, features: 
             root=root,
             device=facts.st_dev,
             inode=facts.st_ino,
-            open=local_calls.openat2 if features.openat2 else open_walking,
+            open=linux.openat2 if features.openat2 else open_walking,
             features=features,
             durability=durability,
             max_bytes=max_bytes,

@@ -18,9 +18,9 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 
+from cld import linux
 from cld.errors import InvalidResource, StoreError
 from cld.resource import Resource
-from cld.store import local_calls
 from cld.store.local_history import Displaced, History, key_before, key_of_write
 from cld.store.local_paths import ENTRY, FOLDER, Layout, place_of
 from cld.store.local_tmp import forget, new_stem
@@ -117,7 +117,7 @@ class Writer:
         # From here on recovery must not throw the name away unseen.
         os.rename(f"{stem}.new", swap, src_dir_fd=tmp, dst_dir_fd=tmp)
         try:
-            local_calls.exchange(tmp, swap, folder, name)
+            linux.exchange(tmp, swap, folder, name)
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
                 raise
@@ -143,7 +143,7 @@ class Writer:
             for _ in range(_PATIENCE):
                 held.append(os.open(swap, ENTRY, dir_fd=tmp))
                 try:
-                    local_calls.exchange(tmp, swap, folder, name)
+                    linux.exchange(tmp, swap, folder, name)
                 except FileNotFoundError:
                     break  # removed by hand, which is the last word; what we hold becomes history
                 if os.path.samestat(os.stat(swap, dir_fd=tmp, follow_symlinks=False), os.fstat(held[-2])):
@@ -207,7 +207,7 @@ class Writer:
         """
         if self._layout.features.renameat2:
             try:
-                local_calls.rename_to_free_name(source, name, folder, target)
+                linux.rename_to_free_name(source, name, folder, target)
             except OSError as error:
                 if error.errno not in _UNSUPPORTED:
                     raise

@@ -1,6 +1,6 @@
 """Files of the one folder that the settings grant. Nothing outside it can be reached, links included.
 
-Everything is opened relative to a handle on the folder and no link is followed (`cld.store.local_calls`). What is
+Everything is opened relative to a handle on the folder and no link is followed (`cld.linux`). What is
 written is written beside and renamed, so that a reader sees the old or the new and a link is replaced, not followed.
 """
 
@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from cld.store.local_calls import has_openat2, openat2
+from cld.linux import has_openat2, openat2
 from cld.store.local_paths import FOLDER, READ, kind_of, open_walking
 from cld.tools.declare import ToolContext, ToolError, tool
 
