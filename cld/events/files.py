@@ -2,8 +2,7 @@
 
 A file is opened in one step that follows no link, or, where the system has none, every folder on the way is opened
 relative to the one before with O_NOFOLLOW; so whatever is swapped in between, nothing outside the root is ever read.
-The root itself is opened by its path each time: a
-root that was moved away and replaced is seen as what it is now.
+The root itself is opened by its path each time: a root that was moved away and replaced is seen as what it is now.
 """
 
 import errno
