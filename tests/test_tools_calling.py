@@ -18,10 +18,10 @@ from cld.errors import AccessDenied, ApprovalRequired, BudgetExceeded, Conflict,
 from cld.guard import Guard
 from cld.policy import Policy
 from cld.principal import parse_principal
-from cld.tools import Caller, OnProgress, Result
+from cld.tools import Begun, Caller, OnProgress, Result
 from cld.tools.calling import MAX_DEPTH, Calling, tool_uri
 from cld.tools.rates import Rates
-from cld.types import Annotations, Failure, Tool
+from cld.types import Annotations, Failure, Grant, Made, Tool
 
 pytestmark = pytest.mark.anyio
 
@@ -341,3 +341,14 @@ async def test_failures_are_short_whoever_brings_the_tool() -> None:
     failing = calling(Table([a_tool("fail")], lambda _: Result(error=Failure("no code\n", "x" * 10**6))))
     failure = (await failing.call("fail", {"n": 1}, ADA)).error
     assert failure == Failure("failed", "x" * 4000)
+
+
+def test_an_agreement_is_to_the_very_arguments_that_were_seen() -> None:
+    granted = Grant("pay", {"sum": 1, "to": {"a": 1, "b": 2}})
+    for other in ({"sum": True}, {"sum": 1.0}, {"sum": 1}, {"sum": 1, "to": {"a": 1, "b": True}}):
+        assert Begun([granted]).grant("pay", other) is None
+        assert Begun((), [Made("pay", granted.arguments, 1)]).before("pay", other, 1) is None
+    begun = Begun([granted], [Made("pay", granted.arguments, 1)])
+    again = {"to": {"b": 2, "a": 1}, "sum": 1}
+    assert begun.before("pay", again, 2) is None and begun.before("pay", again, 1) is not None
+    assert begun.grant("pay", again) is granted and begun.grant("pay", again) is None

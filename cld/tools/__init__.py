@@ -44,7 +44,7 @@ class Begun:
     def grant(self, tool: str, arguments: Mapping[str, Any]) -> Grant | None:
         """A person's agreement to this very call; each is for one."""
         for grant in self.granted:
-            if (grant.tool, grant.arguments) == (tool, arguments):
+            if grant.tool == tool and _is_same(grant.arguments, arguments):
                 self.granted.remove(grant)
                 return grant
         return None
@@ -52,7 +52,7 @@ class Begun:
     def before(self, tool: str, arguments: Mapping[str, Any], depth: int) -> Made | None:
         """What came of this very call before."""
         for made in self._before:
-            if (made.tool, made.arguments, made.depth) == (tool, arguments, depth):
+            if (made.tool, made.depth) == (tool, depth) and _is_same(made.arguments, arguments):
                 self._before.remove(made)
                 self._made.append(made)
                 return made
@@ -63,6 +63,11 @@ class Begun:
         while self._made and self._made[-1].depth > made.depth:
             self._made.pop()
         self._made.append(made)
+
+
+def _is_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    # As JSON: for Python 1, 1.0 and True are the same.
+    return msgspec.json.encode(one, order="sorted") == msgspec.json.encode(other, order="sorted")
 
 
 class NestedApprovalRequired(ApprovalRequired):
