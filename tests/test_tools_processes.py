@@ -264,6 +264,48 @@ async def test_whatever_a_tool_raises_becomes_a_failure_in_words(
         assert (await tools.call("pid")).data == pid
 
 
+async def test_what_a_tool_forks_answers_nobody(tmp_path: Path) -> None:
+    text = """
+@tool
+def background(say: str, context: ToolContext) -> str:
+    "Go on in the background, as nobody should."
+    child = os.fork()
+    if child == 0:
+        context.progress(say)
+        try:
+            context.call("hello", {"name": say})
+        except ToolError:
+            pass
+        return say
+    os.waitpid(child, 0)
+    return "begun"
+
+@tool
+def forge() -> str:
+    "Leave something in the channel."
+    [lines] = [one for one in gc.get_objects() if isinstance(one, cld.tools.running.Lines)]
+    lines.send(cld.tools.messages.Done(text="forged"))
+    return "mine"
+
+@tool
+def hello(name: str) -> str:
+    "Greet."
+    return "hello " + name
+
+import gc
+import cld.tools.messages
+import cld.tools.running
+"""
+    async with world(tmp_path, {"a.py": text}, Tooling(workers=1)) as tools:
+        for _ in range(2):
+            assert (await tools.call("background", {"say": "private"})).text == "begun"
+            assert (await tools.call("hello", {"name": "Bob"})).text == "hello Bob"
+        assert tools.progress == []
+        forged = await tools.call("forge")
+        assert forged.error is not None and forged.error.code == "crashed" and "earlier call" in forged.error.message
+        assert (await tools.call("hello", {"name": "Bob"})).text == "hello Bob"
+
+
 async def test_no_more_calls_run_at_once_than_are_allowed(tmp_path: Path) -> None:
     text = """
 @tool

@@ -43,17 +43,17 @@ class Begun:
 
     def grant(self, tool: str, arguments: Mapping[str, Any]) -> Grant | None:
         """A person's agreement to this very call; each is for one."""
-        for grant in self.granted:
+        for place, grant in enumerate(self.granted):
             if grant.tool == tool and _is_same(grant.arguments, arguments):
-                self.granted.remove(grant)
+                del self.granted[place]
                 return grant
         return None
 
     def before(self, tool: str, arguments: Mapping[str, Any], depth: int) -> Made | None:
         """What came of this very call before."""
-        for made in self._before:
+        for place, made in enumerate(self._before):
             if (made.tool, made.depth) == (tool, depth) and _is_same(made.arguments, arguments):
-                self._before.remove(made)
+                del self._before[place]
                 self._made.append(made)
                 return made
         return None

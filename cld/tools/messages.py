@@ -2,6 +2,8 @@
 
 Words only. cld sends `Load` once, then `Run` for each call, and answers each `Nested` with `Answered`; a worker
 answers `Load` with `Loaded` or `Broken`, and `Run` with any number of `Progress` and `Nested`, then `Done` or `Failed`.
+All that is said of a call has its `call`, which cld makes anew for each, so that nothing left of one is taken for what
+came of another.
 """
 
 from typing import Any
@@ -26,6 +28,7 @@ class Run(msgspec.Struct, frozen=True, tag="run"):
     tool: str
     arguments: dict[str, Any]
     output_bytes: int
+    call: str
 
 
 class Answered(msgspec.Struct, frozen=True, tag="answered"):
@@ -34,6 +37,7 @@ class Answered(msgspec.Struct, frozen=True, tag="answered"):
     data: Any = None
     text: str = ""
     code: str = ""
+    call: str = ""
 
 
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
@@ -50,21 +54,25 @@ class Broken(msgspec.Struct, frozen=True, tag="broken"):
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
     text: str
+    call: str
 
 
 class Nested(msgspec.Struct, frozen=True, tag="nested"):
     tool: str
     arguments: dict[str, Any]
+    call: str
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
     data: Any = None
     text: str = ""
+    call: str = ""
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
     code: str
     message: str
+    call: str = ""
 
 
 Order = Load | Run | Answered

@@ -8,10 +8,13 @@ neither, so that no file can take another's place.
 import asyncio
 import contextlib
 import logging
+import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, assert_never
+
+from msgspec import structs
 
 from cld.config import Tooling
 from cld.errors import ApprovalRequired, CldError, ToolFailed
@@ -165,14 +168,17 @@ class PythonTools:
     async def _run(
         self, worker: Worker, tool: Tool, arguments: Mapping[str, Any], caller: Caller, progress: OnProgress
     ) -> Result:
-        process = worker.process
-        await process.send(Run(tool.name, dict(arguments), self._tooling.output_bytes))
+        process, call = worker.process, secrets.token_hex(8)
+        await process.send(Run(tool.name, dict(arguments), self._tooling.output_bytes, call))
         while True:
             match message := await process.receive():
+                case Progress() | Nested() | Done() | Failed() if message.call != call:
+                    raise ToolFailed("something of an earlier call was still in its channel to cld", kind="crashed")
                 case Progress(text):
                     progress(text)
                 case Nested(name, given):
-                    await process.send(await self._nested(name, given, caller, progress))
+                    answered = await self._nested(name, given, caller, progress)
+                    await process.send(structs.replace(answered, call=call))
                 case Done(data, text):
                     return Result(data, text)
                 case Failed(code, words) if code == OUT_OF_MEMORY:

@@ -7,6 +7,7 @@ that code does wrong becomes a message.
 import asyncio
 import hashlib
 import inspect
+import os
 import sys
 import threading
 import traceback
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import msgspec
+from msgspec.structs import replace
 
 from cld.tools import Result
 from cld.tools.declare import MARK, Declaration, ToolContext, ToolError
@@ -44,12 +46,21 @@ _decoder: "msgspec.json.Decoder[Order]" = msgspec.json.Decoder(Order)
 
 
 class Lines:
-    """The socket to cld, as messages."""
+    """The socket to cld, as messages; it belongs to this process, and to none that a tool forks."""
 
     def __init__(self, incoming: BinaryIO, outgoing: BinaryIO) -> None:
         self._incoming = incoming
         self._outgoing = outgoing
         self._lock = threading.Lock()
+        os.register_at_fork(after_in_child=self._leave)
+
+    def _leave(self) -> None:
+        # Not closed: their numbers would be given to files that the child opens.
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for stream in (self._incoming, self._outgoing):
+            os.dup2(nothing, stream.fileno())
+        os.close(nothing)
+        self._lock = threading.Lock()  # whoever had it is not in the child
 
     def receive(self) -> Order | None:
         """The next order; None at the end."""
@@ -77,15 +88,15 @@ def run_file(lines: Lines) -> None:
     # One event loop for all calls, so that what a tool keeps open can be used by the next call.
     with asyncio.Runner() as runner:
         while isinstance(order := lines.receive(), Run):
-            call = _Call(lines)
+            call = _Call(lines, order.call)
             try:
                 answer = _answer(functions[order.tool], order, ToolContext(call, load.options), runner)
             finally:
                 call.end()
             try:
-                lines.send(answer)
+                lines.send(replace(answer, call=order.call))
             except UnicodeEncodeError:
-                lines.send(Failed("failed", "what it gave has text that is no Unicode (lone surrogates)"))
+                lines.send(Failed("failed", "what it gave has text that is no Unicode (lone surrogates)", order.call))
 
 
 def load_file(path: Path, origin: str) -> tuple[dict[str, Function], str]:
@@ -133,8 +144,9 @@ def load_file(path: Path, origin: str) -> tuple[dict[str, Function], str]:
 class _Call:
     """The channel of one call; once that is over nothing comes through, however long threads of it live."""
 
-    def __init__(self, lines: Lines) -> None:
+    def __init__(self, lines: Lines, id: str) -> None:
         self._lines = lines
+        self._id = id
         self._lock = threading.Lock()
         self._over = False
 
@@ -145,16 +157,17 @@ class _Call:
 
     def progress(self, text: str) -> None:
         if not self._over:
-            self._lines.send(Progress(str(text)[:MAX_WORDS]))
+            self._lines.send(Progress(str(text)[:MAX_WORDS], self._id))
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> Any:
         # One at a time: the answer to one could not be told from that to another.
         with self._lock:
             if self._over:
                 raise ToolError("the call is over; nothing can be called for it any more", code="over")
-            self._lines.send(Nested(str(name), cast("dict[str, Any]", msgspec.to_builtins(dict(arguments)))))
+            given = cast("dict[str, Any]", msgspec.to_builtins(dict(arguments)))
+            self._lines.send(Nested(str(name), given, self._id))
             answer = self._lines.receive()
-        if not isinstance(answer, Answered):
+        if not isinstance(answer, Answered) or answer.call != self._id:
             raise ToolError("cld has ended", code="over")
         if answer.code:
             raise ToolError(answer.text, code=answer.code)
