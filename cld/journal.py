@@ -122,15 +122,15 @@ class Journal:
         open = False
         for id, kept in (await self.calls()).items():
             if kept.call.state == "waiting" and not kept.call.client:
-                found = await self.approval(id)
+                found = await self.approval(question_of(id, kept.call))
                 if found is None or found.approval.decision or is_over(found.approval.deadline, timestamp()):
                     return True
                 open = True
         return not open
 
-    async def approval(self, call: str) -> KeptApproval | None:
-        """The approval that the call with this id waits for."""
-        uri = make_uri(self.uri, APPROVAL, call)
+    async def approval(self, id: str) -> KeptApproval | None:
+        """The question with this id, and the answer to it."""
+        uri = make_uri(self.uri, APPROVAL, id)
         try:
             stored = await self._store.get(uri)
         except ResourceNotFound:
@@ -142,20 +142,20 @@ class Journal:
         """Whether an entry is by whoever this journal is kept for, through cld or by hand."""
         return by in ("", self._store.guard.principal.id)
 
-    async def ask(self, id: str, approval: Approval, since: str = "") -> URI:
-        """Ask a person, once: a question of that name that is there already stays.
+    async def ask(self, id: str, approval: Approval) -> None:
+        """Ask a person, once: a question is never put in the place of another, which somebody may be answering."""
+        purpose = f"Somebody has to approve of {approval.tool}"
+        with contextlib.suppress(Conflict):  # asked before, by a process that died then
+            await self._store.put(Draft(make_uri(self.uri, APPROVAL, id), content_of(approval), Meta(purpose=purpose)))
 
-        Unless it was answered, and asked before `since`: an answer is for one time that the call is made.
-        """
-        uri = make_uri(self.uri, APPROVAL, id)
-        try:
-            purpose = f"Somebody has to approve of {approval.tool}"
-            await self._store.put(Draft(uri, content_of(approval), Meta(purpose=purpose)))
-        except Conflict:
-            there = await self.approval(id)
-            if there is not None and there.approval.decision is not None and there.approval.asked_at < since:
-                await self._store.put(Draft(uri, content_of(approval)), if_version=there.version)
-        return uri
+    async def withdraw(self, call: str, why: str) -> None:
+        """Answer what is open about a call with no, for it is not waited for any more."""
+        for uri in await children(self._store, self.uri, APPROVAL):
+            found = await self.approval(id_of(uri))
+            if found is not None and found.approval.call == call and found.approval.decision is None:
+                with contextlib.suppress(Conflict):  # somebody answered it just now
+                    answer = replace(found.approval, decision="reject", comment=why, decided_at=timestamp())
+                    await self._store.put(Draft(uri, content_of(answer)), if_version=found.version)
 
     async def _call(self, uri: URI) -> KeptCall:
         stored = await self._store.get(uri)
@@ -177,6 +177,11 @@ class Journal:
 
     async def _create_call(self, uri: URI, call: Call) -> KeptCall:
         return KeptCall(uri, await self._create(uri, call), call)
+
+
+def question_of(id: str, call: Call) -> str:
+    """The id of the question that a call waits for."""
+    return call.question or id
 
 
 def turn_id(step: int) -> str:

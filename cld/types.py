@@ -356,6 +356,7 @@ class Call(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     `step` is the model's turn that asked for it, `key` the model's own name for the call. `fence` is that of
     the claim under which it started. `approved_by` is who agreed to it, `granted` what was agreed to of the calls
     that it is still to make itself, `made` those that were over when it was stopped to ask: they are not made again.
+    `question` is the id of the `plan.Approval` that it waits for.
     """
 
     tool: str
@@ -374,6 +375,7 @@ class Call(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     approved_by: str = ""
     granted: tuple[Grant, ...] = ()
     made: tuple[Made, ...] = ()
+    question: str = ""
     started_at: str = ""
     finished_at: str = ""
 

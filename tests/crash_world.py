@@ -19,12 +19,12 @@ import msgspec
 from work_process import Orders
 
 from cld.config import History, Settings
-from cld.errors import Conflict, ResourceNotFound
+from cld.errors import Conflict
 from cld.policy import Context
 from cld.runtime import Runtime
 from cld.tasks.budget import overspent, plus, total
-from cld.types import Approval, Call, Ledger, Task
-from cld.uri import ROOT, URI, id_of, make_uri, parent_of, type_of
+from cld.types import Call, Ledger, Task
+from cld.uri import ROOT, URI, id_of, parent_of, type_of
 from cld.work.requests import decide
 
 PROJECT = Path(__file__).parents[1]
@@ -266,16 +266,9 @@ def call_faults(versions: list[tuple[str, Call]], executions: list[Mapping[str, 
 
 async def _approvals(store: Any, call: URI) -> int:
     """How often a person agreed to a call."""
-    uri = make_uri(parent_of(call), "plan.Approval", id_of(call))
-    try:
-        versions = await _versions(store, uri, Approval)
-    except ResourceNotFound:
-        return 0
-    return sum(
-        1
-        for (_, before), (_, after) in itertools.pairwise(versions)
-        if before.decision is None and after.decision == "approve"
-    )
+    page = await store.list(parent_of(call), type="plan.Approval", limit=1000)
+    approvals = [(await store.get(uri)).resource.content for uri in page.uris]
+    return sum(1 for one in approvals if one["call"] == id_of(call) and one.get("decision") == "approve")
 
 
 async def _versions(store: Any, uri: URI, kind: Any) -> list[tuple[str, Any]]:

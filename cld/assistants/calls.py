@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from cld.assistants.job import Job, Parked
 from cld.errors import AccessDenied, ApprovalRequired, CldError, ConfigError
 from cld.escape import safe_line
-from cld.journal import OPEN, KeptApproval, KeptCall, call_id
+from cld.journal import OPEN, KeptApproval, KeptCall, call_id, question_of
 from cld.models import ToolOffer
 from cld.principal import Principal, parse_principal
 from cld.resource import timestamp
@@ -92,7 +92,8 @@ class Calls:
         spent = plus(said, self.made())
         if all(call.client for call in waiting):
             raise Parked("client", "", spent)
-        approvals = [await self._job.journal.approval(id) for id, kept in self._calls.items() if _waits(kept.call)]
+        questions = [question_of(id, kept.call) for id, kept in self._calls.items() if _waits(kept.call)]
+        approvals = [await self._job.journal.approval(question) for question in questions]
         deadline = min((one.approval.deadline for one in approvals if one is not None), default="")
         raise Parked("approval", deadline, spent)
 
@@ -143,7 +144,8 @@ class Calls:
             kept = self._calls[id] = await self._again(id, kept, again)
         else:
             reason = "it had begun when its process ended, and may have been done already; approve to do it again"
-            await self._ask(id, kept, reason)
+            await job.journal.withdraw(id, "its process ended; it is asked anew")
+            await self._ask(id, kept, reason, "r")
             return
         if kept.call.state == "started":
             await self._call(id, kept)
@@ -174,7 +176,7 @@ class Calls:
     async def _answered(self, id: str, kept: KeptCall) -> KeptCall | None:
         """The call as a person's answer leaves it, ready to be made or failed; None while there is none."""
         job = self._job
-        found = await job.journal.approval(id)
+        found = await job.journal.approval(question_of(id, kept.call))
         if found is None:
             return await self._refused(kept, "the question was deleted")
         approval = found.approval
@@ -218,8 +220,10 @@ class Calls:
         error = Failure("rejected", f"the call was not made: {why}")
         return await self._job.journal.finish(kept, error=error)
 
-    async def _ask(self, id: str, kept: KeptCall, reason: str, nested: NestedApprovalRequired | None = None) -> None:
-        """Leave the call, or the one that it made itself, to a person."""
+    async def _ask(
+        self, id: str, kept: KeptCall, reason: str, kind: str = "", nested: NestedApprovalRequired | None = None
+    ) -> None:
+        """Leave the call, or the one that it made itself, to a person; `kind` tells questions about one call apart."""
         job, now = self._job, timestamp()
         asked = Approval(
             tool=kept.call.tool,
@@ -229,13 +233,15 @@ class Calls:
             asked_at=now,
             deadline=later(now, job.approval_seconds),
         )
-        waiting = replace(kept.call, state="waiting")
         if nested is not None:
-            waiting = replace(waiting, granted=tuple(nested.begun.granted), made=nested.begun.made)
             why = f"{reason}; {kept.call.tool} calls it, was stopped there, and begins again with the answer"
             asked = replace(asked, tool=nested.tool, arguments=nested.arguments, within=kept.call.tool, reason=why)
+            begun = replace(kept.call, granted=tuple(nested.begun.granted), made=nested.begun.made)
+            kept = await job.journal.change(kept, begun)
+        question = f"{id}{kind}{kept.call.attempts:02}" if kind or kept.call.attempts > 1 else id
         # The question first: a call that waits for one that is not there would count as rejected.
-        await job.journal.ask(id, asked, since=kept.call.started_at)
+        await job.journal.ask(question, asked)
+        waiting = replace(kept.call, state="waiting", question=question)
         self._calls[id] = await job.journal.change(kept, waiting)
         job.tell(f"waiting for a person: {asked.tool}: {asked.reason}")
 
@@ -248,7 +254,8 @@ class Calls:
             )
         except ApprovalRequired as needed:
             nested = needed if isinstance(needed, NestedApprovalRequired) else None
-            await self._ask(id, kept, str(needed.obligation.get("reason") or needed), nested)
+            reason = str(needed.obligation.get("reason") or needed)
+            await self._ask(id, kept, reason, "n" if nested else "", nested)
             return
         except CldError as failed:
             if isinstance(failed, AccessDenied):

@@ -14,16 +14,24 @@ from anyio.to_thread import run_sync
 from msgspec.structs import replace
 
 from cld.config import Work
-from cld.errors import AccessDenied, Conflict, InvalidArgument, InvalidResource, InvalidTransition, ResourceNotFound
+from cld.errors import (
+    AccessDenied,
+    CldError,
+    Conflict,
+    InvalidArgument,
+    InvalidResource,
+    InvalidTransition,
+    ResourceNotFound,
+)
 from cld.guard import GuardedStore
-from cld.journal import APPROVAL, Journal, content_of
+from cld.journal import APPROVAL, CALL, Journal, content_of, question_of
 from cld.json_schema import compile_schema
 from cld.resource import Draft, Meta, new_id, timestamp
 from cld.tasks.instants import is_over
 from cld.tasks.order import PlanLimits, check_plan
 from cld.tasks.states import Claim, Complete, Fail, Release, is_held
-from cld.types import Approval, Budget, Failure, Step, Task
-from cld.uri import MAX_DEPTH, ROOT, URI, make_uri, parent_of, type_of
+from cld.types import Approval, Budget, Call, Failure, Step, Task
+from cld.uri import MAX_DEPTH, ROOT, URI, id_of, make_uri, parent_of, type_of
 from cld.work.engine import Engine
 from cld.work.tree import TASK, Node, contents
 
@@ -217,7 +225,7 @@ async def decide(
 
     Raises:
         InvalidArgument: it is no question, more than one, or `edit` has no arguments.
-        Conflict: it was answered before, or its deadline is over.
+        Conflict: it was answered before, its deadline is over, or nobody waits for it any more.
         AccessDenied: the asker may not answer it; an assistant never may.
     """
     if assistants := [one.id for one in store.guard.principal.chain() if one.kind == "assistant"]:
@@ -234,6 +242,8 @@ async def decide(
     if approval.deadline and is_over(approval.deadline, timestamp()):
         message = f"{found} had to be answered until {approval.deadline}; without an answer it counts as rejected"
         raise Conflict(message, uri=found, current=stored.version)
+    if not await _is_waited_for(store, found, approval.call):
+        raise Conflict(f"{found} is not waited for any more", uri=found, current=stored.version)
     if (decision == "edit") != (arguments is not None):
         raise InvalidArgument("arguments belong to the decision edit, and only to it", field="arguments")
     answered = replace(
@@ -362,7 +372,8 @@ async def _question(store: GuardedStore, uri: URI) -> URI:
     if type_of(uri) == APPROVAL:
         return uri
     if type_of(uri) == "tool.Call":
-        return make_uri(parent_of(uri), APPROVAL, uri[uri.rfind(".") + 1 :])
+        call = msgspec.convert((await store.get(uri)).resource.content, Call)
+        return make_uri(parent_of(uri), APPROVAL, question_of(id_of(uri), call))
     await store.get(uri)
     below = (await store.list(uri, type=APPROVAL, depth=64)).uris
     open = [one for one in below if (await store.get(one)).resource.content.get("decision") is None]
@@ -370,6 +381,18 @@ async def _question(store: GuardedStore, uri: URI) -> URI:
         there = ", ".join(open) if open else "none"
         raise InvalidArgument(f"{uri} has {len(open)} open questions; name one: {there}", field="uri")
     return open[0]
+
+
+async def _is_waited_for(store: GuardedStore, question: URI, id: str) -> bool:
+    """Whether the call that a question is about can still go on with the answer."""
+    if not id:
+        return True  # written by hand, about no call
+    try:
+        call = msgspec.convert((await store.get(make_uri(parent_of(question), CALL, id))).resource.content, Call)
+    except (CldError, msgspec.ValidationError):  # there is none to look at: then the task says what comes of it
+        return True
+    # One that has started is about to wait.
+    return call.state == "started" or (call.state == "waiting" and question_of(id, call) == id_of(question))
 
 
 def _is_stopped(engine: Engine, node: Node) -> bool:
