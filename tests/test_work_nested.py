@@ -7,16 +7,19 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from msgspec.structs import replace
 from table_policy import TablePolicy
 from tool_world import everything, world
 from work_world import Place, answer, brought, is_judging, judged, working
 
+from cld.errors import Conflict, LeaseLost
+from cld.journal import Journal, KeptCall
 from cld.models import Ask, Completion
 from cld.policy import Action, Context, Decision
 from cld.principal import Principal
-from cld.types import Step, Wish
+from cld.types import Call, Step, Wish
 from cld.uri import URI
 from cld.work.requests import begin, decide, wait
 
@@ -49,6 +52,21 @@ def settle(sums: list[int], context: ToolContext) -> list[str]:
     return [context.call("look", {"at": "bill"}), *(context.call("pay", {"sum": sum}) for sum in sums)]
 
 @tool
+def flood(times: int, context: ToolContext) -> str:
+    "Have much said, then pay."
+    for _ in range(times):
+        context.call("say", {})
+    try:
+        return context.call("pay", {"sum": 1})
+    except ToolError as error:
+        return f"{error.code}: {error}"
+
+@tool
+def say() -> str:
+    "Say much."
+    return "much" * 10_000
+
+@tool
 def month(context: ToolContext) -> list[str]:
     "Settle twice."
     note("month")
@@ -68,7 +86,9 @@ class Dear(TablePolicy):
 
 
 @asynccontextmanager
-async def asked_to(folder: Path, tool: str, arguments: dict[str, Any]) -> AsyncGenerator[tuple[Place, URI]]:
+async def asked_to(
+    folder: Path, tool: str, arguments: dict[str, Any], **work: Any
+) -> AsyncGenerator[tuple[Place, URI]]:
     """A task that calls the tool and answers with what came of it, as it is at rest."""
 
     def model(ask: Ask) -> Completion:
@@ -77,7 +97,10 @@ async def asked_to(folder: Path, tool: str, arguments: dict[str, Any]) -> AsyncG
         return answer(brought(ask)) if ask.messages[-1].role == "tool" else answer("", Wish("k", tool, arguments))
 
     files = {"tools.py": TOOLS.replace("LOG", repr(str(folder / "log")))}
-    async with world(folder, files, policy=Dear(everything)) as tools, working(folder, model, tools.calling) as place:
+    async with (
+        world(folder, files, policy=Dear(everything)) as tools,
+        working(folder, model, tools.calling, **work) as place,
+    ):
         begun = await begin(place.engine, place.store, "", (Step("a", "Do it"),))
         await wait(place.engine, begun.task, 20)
         yield place, begun.task
@@ -138,3 +161,50 @@ async def test_an_answer_may_change_the_arguments_or_be_no(tmp_path: Path, decis
             assert json.dumps(call["result"]) == '["saw bill", "paid 7"]' and log[-1] == "pay7"
         else:
             assert (call["state"], call["error"]["code"]) == ("failed", "rejected") and log == ["settle", "look"]
+
+
+async def test_each_question_has_its_own_name_and_an_answer_is_to_the_one_that_was_seen(tmp_path: Path) -> None:
+    async with asked_to(tmp_path, "settle", {"sums": [1, 1000]}) as (place, task):
+        [first] = await place.all_of("plan.Approval")
+        await decide(place.store, first, "approve")
+        await wait(place.engine, task, 20)
+        with pytest.raises(Conflict, match="answered before"):
+            await decide(place.store, first, "approve")  # by whoever saw it too, and was slower
+        assert "pay1000" not in (tmp_path / "log").read_text()
+        [second] = set(await place.all_of("plan.Approval")) - {first}
+        assert (await place.content(second))["arguments"] == {"sum": 1000}
+        [call] = await place.all_of("tool.Call")
+        assert (await decide(place.store, call, "reject"))[0] == second
+
+
+async def test_what_was_over_stays_so_when_the_process_dies_while_it_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change = Journal.change
+
+    async def dies(journal: Journal, kept: KeptCall, call: Call) -> KeptCall:
+        if call.state == "waiting":
+            monkeypatch.setattr(Journal, "change", change)
+            raise LeaseLost("as if the process had died here")
+        return await change(journal, kept, call)
+
+    monkeypatch.setattr(Journal, "change", dies)
+    async with asked_to(tmp_path, "settle", {"sums": [1]}, lease_seconds=0.5) as (place, task):
+        with anyio.fail_after(20):
+            while (asked := await open_question(place)) is None or asked["tool"] != "settle":
+                await anyio.sleep(0.05)
+        assert "had begun when its process ended" in asked["reason"]
+        await wait(place.engine, task, 20)
+        await decide(place.store, task, "approve")  # there is one question, for the other is withdrawn
+        await wait(place.engine, task, 20)
+        await decide(place.store, task, "approve")
+        assert (await wait(place.engine, task, 20)).status == "completed"
+        assert (tmp_path / "log").read_text().split() == ["settle", "look", "settle", "settle", "pay1"]
+
+
+async def test_a_tool_that_has_called_too_much_to_begin_again_is_told_so(tmp_path: Path) -> None:
+    async with asked_to(tmp_path, "flood", {"times": 6}) as (place, task):
+        assert await open_question(place) is None
+        assert (await wait(place.engine, task, 20)).status == "completed"
+        [call] = (await place.all_of("tool.Call")).values()
+        assert call["text"].startswith("approval_required: ") and "make this call before them" in call["text"]

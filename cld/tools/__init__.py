@@ -24,6 +24,13 @@ class Result(msgspec.Struct, frozen=True):
     error: Failure | None = None
 
 
+MOST_MADE = 200_000
+"""How many bytes of what was made are kept for a call to begin again with."""
+
+NOT_MADE = frozenset({"invalid_argument", "unknown_tool", "rate_limited", "too_deep"})
+"""The codes of calls that were refused before anything ran."""
+
+
 class Begun:
     """What was agreed to and done already of the calls that a call makes itself, when it is begun once more.
 
@@ -58,8 +65,15 @@ class Begun:
                 return made
         return None
 
+    @property
+    def is_small(self) -> bool:
+        """Whether what was made can be kept, so that the call can begin again."""
+        return len(msgspec.json.encode(self.made)) <= MOST_MADE
+
     def over(self, made: Made) -> None:
-        """Keep what came of a call, in place of what was made within it."""
+        """Keep what came of a call that ran, in place of what was made within it."""
+        if made.error is not None and made.error.code in NOT_MADE:
+            return
         while self._made and self._made[-1].depth > made.depth:
             self._made.pop()
         self._made.append(made)

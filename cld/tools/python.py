@@ -210,9 +210,12 @@ class PythonTools:
         except NestedApprovalRequired:
             raise
         except ApprovalRequired as needed:
-            if begun is not None:
-                raise NestedApprovalRequired(needed, name, arguments, begun) from needed
-            return Answered(code=needed.code, text=str(needed))
+            if begun is None:
+                return Answered(code=needed.code, text=str(needed))
+            if not begun.is_small:
+                words = f"{needed}; too much came of earlier calls to stop and ask; make this call before them"
+                return Answered(code=needed.code, text=words)
+            raise NestedApprovalRequired(needed, name, arguments, begun) from needed
         except CldError as error:
             return Answered(code=error.code, text=str(error))
         if begun is not None:
