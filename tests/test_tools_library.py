@@ -112,6 +112,18 @@ def granted(tmp_path: Path) -> Granted:
     return Granted(str(tmp_path / "granted"))
 
 
+def test_a_file_from_elsewhere_under_a_second_name_is_not_read(granted: Granted, tmp_path: Path) -> None:
+    os.link(tmp_path / "secret.txt", tmp_path / "granted" / "mine.txt")
+    with pytest.raises(ToolError, match="2 hard links"):
+        granted.read("mine.txt")
+
+
+def test_a_name_that_is_too_long_is_told_as_it_was_given(granted: Granted, tmp_path: Path) -> None:
+    with pytest.raises(ToolError, match=r"^a{300} cannot be opened: File name too long"):
+        granted.write("a" * 300, "text", replace=False)
+    assert not list((tmp_path / "granted").iterdir())
+
+
 def test_files_are_written_listed_read_and_replaced(granted: Granted, tmp_path: Path) -> None:
     assert granted.write("notes/2026/plan.md", "# Plän", replace=False).bytes == 7
     assert granted.read("notes/2026/plan.md") == "# Plän"
@@ -362,7 +374,16 @@ def test_all_addresses_of_a_host_must_be_public(monkeypatch: pytest.MonkeyPatch)
         ),
         *("255.255.255.255", "240.0.0.1", "192.0.2.1", "198.18.0.1"),
         *("::1", "::", "fe80::1%eth0", "fc00::1", "fd12::1", "ff02::1", "2001:db8::1", "::ffff:127.0.0.1"),
-        *("fec0::1", "::127.0.0.1", "64:ff9b:1::7f00:1", "192.88.99.1", "192.0.0.8"),
+        *(
+            "fec0::1",
+            "::127.0.0.1",
+            "3fff::1",
+            "2606:4700::5efe:a00:1",
+            "2606:4700::200:5efe:7f00:1",
+            "64:ff9b:1::7f00:1",
+            "192.88.99.1",
+            "192.0.0.8",
+        ),
         *("::ffff:10.0.0.1", "2002:7f00:0001::", "2002:0a00:0001::1", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe"),
     ],
 )

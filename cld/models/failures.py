@@ -5,8 +5,11 @@ Reads what litellm and its providers' libraries raise, by name, so that none of 
 
 import contextlib
 import os
+import re
 from collections.abc import Generator
 from typing import Any, Literal
+
+from cld.hiding import forms_of
 
 Kind = Literal[
     "settings", "price", "budget", "context", "resting", "rate_limited", "unreachable", "error",
@@ -17,7 +20,7 @@ Kind = Literal[
 _LEAST_SECRET = 6
 """Characters; what is shorter is found in any text."""
 
-_SECRETS = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
+_SECRET = re.compile(r"(?:^|_)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD)\d*(?:_|$)", re.IGNORECASE)
 # A gateway that gave up does not say what the model behind it went on to do.
 _PERHAPS_WORKED = frozenset({408, 499, 502, 504, 520, 522, 524})
 _NEVER_SENT = frozenset({"ConnectError", "ConnectTimeout", "ClientConnectorError", "ConnectionRefusedError"})
@@ -86,10 +89,10 @@ def _failed(error: BaseException, key: str) -> Failed:
 
 def clean(text: str, key: str = "") -> str:
     """A message without `key`, without what the environment calls a secret, and without end."""
-    secrets = {value for name, value in os.environ.items() if name.upper().endswith(_SECRETS)} | {key}
+    secrets = {value for name, value in os.environ.items() if _SECRET.search(name)} | {key}
+    forms = {form for secret in secrets if len(secret) >= _LEAST_SECRET for form in forms_of(secret)}
     # Longest first: one may begin with another.
-    for secret in sorted(secrets, key=len, reverse=True):
-        if len(secret) >= _LEAST_SECRET:
-            text = text.replace(secret, "…")
+    for form in sorted(forms, key=len, reverse=True):
+        text = text.replace(form, "…")
     text = " ".join(text.split())
     return text if len(text) <= 300 else text[:299] + "…"

@@ -4,12 +4,12 @@ A resource says `$NAME`, never the value. What a server, a library or the system
 same, so nothing of it is logged, raised or returned before `Secrets.hide`.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any, cast
 
 from cld.errors import ToolFailed
+from cld.hiding import forms_of
 from cld.types import Server
 
 HIDDEN = "[hidden]"
@@ -51,7 +51,7 @@ class Secrets:
                     "spaces or line ends; correct it, or the variable it names",
                     kind="misconfigured",
                 )
-        forms = {form for value in self._values for form in (value, json.dumps(value)[1:-1], repr(value)[1:-1])}
+        forms = {form for value in self._values if len(value) >= LEAST for form in forms_of(value)}
         # Longest first: one secret may begin with another.
         self._forms = sorted((form for form in forms if len(form) >= LEAST), key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, self._forms))) if self._forms else None

@@ -16,6 +16,7 @@ from cld.tools.declare import ToolContext, ToolError, tool
 
 MAX_RECIPIENTS = 100
 MAX_SUBJECT = 500
+MAX_ADDRESS = 500
 MAX_TEXT = 1_000_000
 """Characters."""
 
@@ -98,9 +99,9 @@ def leave(outbox: Path, message: EmailMessage) -> Draft:
 
 
 def _address(text: str) -> Address:
-    named = _NAMED.fullmatch(text)
+    named = _NAMED.fullmatch(text) if len(text) <= MAX_ADDRESS else None
     name, address = (named[1], named[2]) if named else ("", text.strip())
-    if not _ADDRESS.fullmatch(address) or not name.isprintable():
+    if len(text) > MAX_ADDRESS or not _ADDRESS.fullmatch(address) or not name.isprintable():
         raise ToolError(f"{text[:200]!r} is no address; write ada@example.org", code="invalid_argument")
     user, _, domain = address.rpartition("@")
     try:

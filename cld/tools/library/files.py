@@ -104,6 +104,8 @@ class Granted:
             facts = os.fstat(file)
             if not stat.S_ISREG(facts.st_mode):
                 raise ToolError(f"{path} is {kind_of(facts.st_mode)}, not a file")
+            if facts.st_nlink > 1:
+                raise ToolError(f"{path} has {facts.st_nlink} hard links, so it may be a file from elsewhere; copy it")
             data = b""
             while len(data) <= MAX_BYTES and (more := os.read(file, MAX_BYTES + 1 - len(data))):
                 data += more
@@ -149,6 +151,9 @@ class Granted:
             except FileExistsError:
                 os.unlink(partial, dir_fd=here)
                 raise _taken(path, "file") from None
+            except OSError as error:
+                os.unlink(partial, dir_fd=here)
+                raise _refusal(error, path) from None
             except BaseException:
                 os.unlink(partial, dir_fd=here)
                 raise

@@ -100,12 +100,22 @@ def is_public(text: str) -> bool:
         return is_public(str(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)))
     if address.ipv4_mapped is not None:
         return is_public(str(address.ipv4_mapped))
-    carried = (address.sixtofour, *(address.teredo or ()))
+    carried = [address.sixtofour, *(address.teredo or ())]
+    if int(address) >> 32 & 0xFDFFFFFF == _ISATAP:
+        carried.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
     # All that is given out to the world is in there; what the standard library holds to be global is more.
+    if any(address in one for one in _NOT_WORLD):
+        return False
     return address in _WORLD and address.is_global and all(is_public(str(one)) for one in carried if one is not None)
 
 
 _WORLD = ipaddress.IPv6Network("2000::/3")
+_NOT_WORLD = (ipaddress.IPv6Network("3fff::/20"),)
+"""Of documents; Python 3.11 does not know that yet."""
+
+_ISATAP = 0x00005EFE
+"""The third quarter of an address whose last is an IPv4 address of somebody's own network (RFC 5214)."""
+
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _OF_NETWORKS = (ipaddress.IPv4Network("192.0.0.0/24"), ipaddress.IPv4Network("192.88.99.0/24"))
 """Relays and services that each network has at the same address for itself."""
