@@ -20,7 +20,7 @@ from work_world import (
 from cld.journal import Journal
 from cld.models import Ask, Completion
 from cld.resource import Draft
-from cld.tools import Caller
+from cld.tools import Caller, OnProgress, Result
 from cld.types import Annotations, Budget, Step, Usage, Wish
 from cld.uri import URI, make_uri
 from cld.work.branching import branch, compare
@@ -143,6 +143,34 @@ async def test_a_call_waits_for_a_person_however_deep_it_is_and_goes_on_with_the
             c = [content for at, content in (await place.all_of("plan.Task")).items() if at.endswith(".c")]
             assert told in c[0]["output"]
             assert (await place.content(uri))["decided_by"] == "user:local"
+
+
+async def test_how_far_a_call_is_can_be_watched_in_the_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cld.assistants.watched.EVERY_SECONDS", 0.01)
+    seen: list[str] = []
+
+    class Slow(FunctionTools):
+        async def call(self, name: str, arguments: Any, caller: Caller, progress: OnProgress) -> Result:
+            for said in ("a third", "two thirds"):
+                progress(f"{said}\x1b[2J")
+                while not seen or seen[-1] != said:
+                    await anyio.sleep(0.01)
+                    [call] = (await place.all_of("tool.Call")).values()
+                    assert call.get("state", "started") == "started"
+                    seen.append(call.get("progress", "").removesuffix("\\u001b[2J"))
+            return Result("done")
+
+    def model(ask: Ask) -> Completion:
+        if is_judging(ask):
+            return judged(ask)
+        return answer("done") if ask.messages[-1].role == "tool" else answer("", Wish("k", "slow", {}))
+
+    async with working(tmp_path, model, Slow({"slow": lambda *_: None})) as place:
+        begun = await begin(place.engine, place.store, "", (Step("a", "Be slow"),))
+        assert (await wait(place.engine, begun.task, 20)).status == "completed"
+        [call] = (await place.all_of("tool.Call")).values()
+        assert (call["state"], call.get("progress", ""), call["result"]) == ("finished", "", "done")
+    assert list(dict.fromkeys(seen)) in (["", "a third", "two thirds"], ["a third", "two thirds"])
 
 
 async def test_an_answer_that_comes_before_its_task_has_come_to_rest_is_acted_upon(

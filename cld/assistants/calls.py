@@ -15,6 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from cld.assistants.job import Job, Parked
+from cld.assistants.watched import Watched
 from cld.errors import AccessDenied, ApprovalRequired, CldError, ConfigError
 from cld.escape import safe_line
 from cld.journal import OPEN, KeptApproval, KeptCall, call_id, question_of
@@ -241,18 +242,24 @@ class Calls:
         question = f"{id}{kind}{kept.call.attempts:02}" if kind or kept.call.attempts > 1 else id
         # The question first: a call that waits for one that is not there would count as rejected.
         await job.journal.ask(question, asked)
-        waiting = replace(kept.call, state="waiting", question=question)
+        waiting = replace(kept.call, state="waiting", progress="", question=question)
         self._calls[id] = await job.journal.change(kept, waiting)
         job.tell(f"waiting for a person: {asked.tool}: {asked.reason}")
 
     async def _call(self, id: str, kept: KeptCall) -> None:
         job, call = self._job, kept.call
+        watched = Watched(job.journal, kept)
+
+        def heard(said: str) -> None:
+            job.tell(f"{call.tool}: {said}")
+            watched.say(said)
+
         job.tell(f"calling {call.tool}")
         try:
-            result = await job.calling.call(
-                call.tool, call.arguments, _calling(job.caller, call), lambda said: job.tell(f"{call.tool}: {said}")
-            )
+            async with watched:
+                result = await job.calling.call(call.tool, call.arguments, _calling(job.caller, call), heard)
         except ApprovalRequired as needed:
+            kept = watched.kept
             nested = needed if isinstance(needed, NestedApprovalRequired) else None
             reason = str(needed.obligation.get("reason") or needed)
             await self._ask(id, kept, reason, "n" if nested else "", nested)
@@ -261,7 +268,8 @@ class Calls:
             if isinstance(failed, AccessDenied):
                 job.tell(f"denied: {call.tool}: {failed}")
             result = Result(error=Failure(failed.code, str(failed)))
-        self._calls[id] = await job.journal.finish(kept, result=result.data, text=result.text, error=result.error)
+        ended = await job.journal.finish(watched.kept, result=result.data, text=result.text, error=result.error)
+        self._calls[id] = ended
         await job.purse.settle(id, Usage(calls=call.attempts))
 
 

@@ -66,6 +66,8 @@ async def _calls(store: GuardedStore, node: Node) -> list[dict[str, Any]]:
         one = {"id": id_of(uri), "tool": content.get("tool"), "state": content.get("state")}
         if content.get("state") == "waiting":
             one |= {"key": content.get("key"), "arguments": content.get("arguments"), "client": content.get("client")}
+        if content.get("progress"):
+            one["progress"] = content["progress"]
         if content.get("error"):
             one["error"] = content["error"]
         found.append(one)
