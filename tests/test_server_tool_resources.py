@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from mcp import Client
@@ -35,16 +35,23 @@ RISKY = """
 @tool
 def erase(what: str) -> dict[str, str]:
     "Erase something."
+    with open(LOG, "a") as file:
+        file.write(what + " ")
     return {"erased": what}
 
 @tool(read_only=True)
-def through(context: ToolContext, what: str) -> str:
+def through(context: ToolContext, what: list[str]) -> str:
     "Erase by way of another tool."
     try:
-        return str(context.call("erase", {"what": what}))
+        return " ".join(context.call("erase", {"what": one})["erased"] for one in what)
     except ToolError as error:
         return f"{error.code}: {error}"
 """
+
+
+def risky(folder: Path) -> str:
+    """The file of tools, which note what they erase in `folder`."""
+    return RISKY.replace("LOG", repr(str(folder / "log")))
 
 
 class Ear:
@@ -68,6 +75,11 @@ class Host:
     async def names(self) -> list[str]:
         return [tool.name for tool in (await self.client.list_tools()).tools]
 
+    async def until_there(self, name: str) -> None:
+        async with asyncio.timeout(SECONDS):
+            while name not in await self.names():
+                await asyncio.sleep(0.02)
+
     async def until(self, holds: Callable[[list[str]], bool]) -> list[str]:
         """The list of tools once it is as expected; looked at again only when the server said that it changed."""
         async with asyncio.timeout(SECONDS):
@@ -88,14 +100,18 @@ def own(folder: Path, tooling: str = "") -> dict[str, str]:
 
 @asynccontextmanager
 async def hosted(
-    folder: Path, *flags: str, environment: Mapping[str, str] | None = None, **options: Any
+    folder: Path,
+    *flags: str,
+    environment: Mapping[str, str] | None = None,
+    mode: Literal["legacy", "2026-07-28"] = "legacy",
+    **options: Any,
 ) -> AsyncGenerator[Host]:
     arguments = [SERVER, "--root", str(folder / "resources"), "--policies", str(ROOT / "policies"), *flags]
     parameters = StdioServerParameters(
         command=sys.executable, args=arguments, env=dict(os.environ if environment is None else environment)
     )
     ear = Ear()
-    async with Client(parameters, mode="legacy", message_handler=ear, **options) as client:
+    async with Client(parameters, mode=mode, message_handler=ear, **options) as client:
         yield Host(client, ear)
 
 
@@ -188,7 +204,7 @@ async def test_a_file_of_tools_is_added_changed_broken_mended_and_removed_in_a_r
     async with hosted(tmp_path, environment=own(tmp_path)) as host:
         assert "greet" not in await host.names()
         write(tmp_path / "tools", "greet.py", GREET)
-        write(tmp_path / "tools", "risky.py", RISKY)
+        write(tmp_path / "tools", "risky.py", risky(tmp_path))
         await host.until(lambda names: "greet" in names)
         assert (await text_of(host, "greet", name="ada")).startswith("hello ada")
         await eventually(lambda: kept(tmp_path, "greet"))
@@ -229,7 +245,7 @@ async def test_what_a_host_calls_is_checked_decided_with_its_arguments_and_appro
         asked.append(params.message)
         return ElicitResult(action="accept" if "this" in params.message else "decline", content={})
 
-    write(tmp_path / "tools", "risky.py", RISKY)
+    write(tmp_path / "tools", "risky.py", risky(tmp_path))
     async with hosted(tmp_path, environment=own(tmp_path), elicitation_callback=answer) as host:
         await host.until(lambda names: "erase" in names)
         error = await fail(host.client, "erase", what=3)
@@ -237,10 +253,41 @@ async def test_what_a_host_calls_is_checked_decided_with_its_arguments_and_appro
         assert await call(host.client, "erase", what="this") == {"erased": "this"}
         assert len(asked) == 1 and "destructive" in asked[0]
         assert (await fail(host.client, "erase", what="that"))["code"] == "access_denied"
-        # A person agreed to nothing here: what a tool calls is decided by itself.
-        assert "approval" in await text_of(host, "through", what="this") and len(asked) == 2
     decided = "".join(file.read_text() for file in (tmp_path / "resources" / ".cld" / "log").iterdir())
     assert '"what":"this"' in decided.replace(" ", "")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
+async def test_a_person_is_asked_about_each_call_that_a_tool_makes_itself(
+    tmp_path: Path, mode: Literal["legacy", "2026-07-28"]
+) -> None:
+    asked: list[str] = []
+
+    async def answer(_: Any, params: Any) -> Any:
+        asked.append(params.message)
+        return ElicitResult(action="decline" if "that" in params.message else "accept", content={})
+
+    write(tmp_path / "tools", "risky.py", risky(tmp_path))
+
+    def erased() -> list[str]:
+        return (tmp_path / "log").read_text().split()
+
+    async with hosted(
+        tmp_path, "--tools", "all", environment=own(tmp_path), mode=mode, elicitation_callback=answer
+    ) as host:
+        await host.until_there("through")
+        assert await text_of(host, "through", what=["one", "two", "one"]) == "one two one"
+        assert erased() == ["one", "two", "one"], "what was over is not made again"
+        assert len(asked) == 3
+        assert all(told.startswith("through calls erase.") for told in asked)
+        assert ['what: "one"' in told for told in asked] == [True, False, True]
+        assert (await fail(host.client, "through", what=["one", "that", "two"]))["code"] == "access_denied"
+        assert erased() == ["one", "two", "one", "one"] and len(asked) == 5
+    async with hosted(tmp_path, environment=own(tmp_path), mode=mode) as host:
+        await host.until_there("through")
+        assert "approval_required" in await text_of(host, "through", what=["one"]), "nobody can be asked"
+    assert len(erased()) == 4
 
 
 @pytest.mark.anyio

@@ -21,7 +21,6 @@ from mcp_types import (
     SubscriptionsListenResult,
 )
 from mcp_types.methods import CacheableMethod
-from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from cld import __version__
 from cld.runtime import Runtime
@@ -139,8 +138,7 @@ class Application:
     async def _list_tools(self, ctx: RequestContext, params: PaginatedRequestParams | None) -> dict[str, Any]:
         await self.tree_tools.look()
         await self.subscriptions.list_told(ctx, "tools")
-        if ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS:
-            self.tree_tools.follow()
+        self.tree_tools.follow()
         return await self.tools.list(ctx, params)
 
     async def _listen(self, ctx: RequestContext, params: SubscriptionsListenRequestParams) -> SubscriptionsListenResult:

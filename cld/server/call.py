@@ -40,6 +40,8 @@ QUESTIONS_PER_PRINCIPAL = 64
 
 TICK_SECONDS = 1.0
 
+DECLINED = "the person who was asked did not agree"
+
 _YES_OR_NO: dict[str, Any] = {"type": "object", "properties": {}}
 """Accepting says yes; there is nothing to fill in."""
 
@@ -81,12 +83,16 @@ About = Literal["call", "change"]
 
 @dataclass(frozen=True)
 class Question:
-    """A yes is a yes to all of `about`; with a `subject` they were agreed to before, and it is what is asked."""
+    """A yes is a yes to all of `about`; with a `subject` they were agreed to before, and it is what is asked.
+
+    `kept` is for the call that brings the yes.
+    """
 
     whose: str
     about: frozenset[About]
     until: float
     subject: str = ""
+    kept: object = None
 
 
 @dataclass
@@ -95,7 +101,7 @@ class Questions:
 
     _waiting: OrderedDict[str, Question] = field(default_factory=OrderedDict[str, Question])
 
-    def ask(self, whose: str, about: frozenset[About], subject: str = "") -> str:
+    def ask(self, whose: str, about: frozenset[About], subject: str = "", kept: object = None) -> str:
         """A new question's name."""
         mine = [name for name, question in self._waiting.items() if question.whose == whose]
         if len(mine) >= QUESTIONS_PER_PRINCIPAL:
@@ -103,7 +109,7 @@ class Questions:
         while len(self._waiting) >= MAX_QUESTIONS:
             self._waiting.popitem(last=False)
         name = secrets.token_urlsafe(16)
-        self._waiting[name] = Question(whose, about, time.monotonic() + ANSWER_SECONDS, subject)
+        self._waiting[name] = Question(whose, about, time.monotonic() + ANSWER_SECONDS, subject, kept)
         return name
 
     def answered(self, name: str | None) -> Question | None:
@@ -131,6 +137,8 @@ class Call:
         self.context = context
         self._questions = questions
         self._declined = False
+        self.kept: object = None
+        """What was kept with the question that this call brings a yes to."""
         self._told: tuple[str, str] = ("", "")
         """The subject of the question that this call brings the answer to, and what the person did."""
         self._agreed: frozenset[About] = self._answer_brought()
@@ -177,6 +185,18 @@ class Call:
         else:
             self._declined = True
         return not self._declined
+
+    async def agreed_within(self, question: str, keep: object) -> bool | None:
+        """Whether a person agrees to what came up in the middle of the call; each time is a question of its own.
+
+        Raises:
+            InputRequired: in the 2026-07-28 era, to end the call and have it begin anew with `keep` as its `kept`.
+        """
+        if not self.can_ask:
+            return None
+        if self._is_modern:
+            raise self._input_required(question, self._agreed, keep=keep)
+        return (await self._elicited(question)).action == "accept"
 
     async def confirm(self, question: str, subject: str, *, again: bool) -> bool | None:
         """A person's answer to a question that comes up in the middle of the call, about `subject`.
@@ -231,7 +251,10 @@ class Call:
             self._told = (asked.subject, answer.action)
             return asked.about
         self._declined = answer.action != "accept"
-        return frozenset() if self._declined else asked.about
+        if self._declined:
+            return frozenset()
+        self.kept = asked.kept
+        return asked.about
 
     async def _ask(self, question: str, about: About) -> bool:
         if self._is_modern:
@@ -239,9 +262,11 @@ class Call:
             raise self._input_required(question, frozenset((*self._agreed, about)))
         return (await self._elicited(question)).action == "accept"
 
-    def _input_required(self, question: str, about: frozenset[About], subject: str = "") -> InputRequired:
+    def _input_required(
+        self, question: str, about: frozenset[About], subject: str = "", keep: object = None
+    ) -> InputRequired:
         asked = {"mode": "form", "message": question, "requestedSchema": _YES_OR_NO}
-        name = self._questions.ask(self.principal.id, about, subject)
+        name = self._questions.ask(self.principal.id, about, subject, keep)
         return InputRequired({QUESTION: {"method": "elicitation/create", "params": asked}}, name)
 
     async def _elicited(self, question: str) -> ElicitResult:

@@ -8,11 +8,14 @@ from typing import Any, cast
 import msgspec
 from msgspec import UNSET
 
-from cld.errors import ToolFailed
-from cld.server.call import Call, Reply
+from cld.errors import AccessDenied, ToolFailed
+from cld.escape import safe_line
+from cld.server.call import DECLINED, Call, Reply, shown
 from cld.server.work_calls import answered
 from cld.server.work_registry import Ask
-from cld.tools import Caller
+from cld.tools import Begun, Caller, NestedApprovalRequired
+from cld.tools.calling import tool_uri
+from cld.types import Grant
 from cld.uri import id_of, parse_uri
 from cld.work.requests import begin
 
@@ -37,8 +40,10 @@ async def call_registered(call: Call, args: Mapping[str, Any], name: str) -> Rep
         ToolFailed: it could not be called, or failed.
         AccessDenied, ApprovalRequired: as `cld.tools.calling.Calling.call`.
     """
+    if call.was_declined:
+        raise AccessDenied("call", tool_uri(name), [DECLINED])
     calling = await call.runtime.workshop.calling()
-    caller = Caller(call.principal, host=call.context.host, approved=call.is_approved)
+    begun = call.kept if isinstance(call.kept, Begun) else Begun() if call.can_ask else None
     said: asyncio.Queue[str] = asyncio.Queue(maxsize=100)
 
     def progress(text: str) -> None:
@@ -46,7 +51,13 @@ async def call_registered(call: Call, args: Mapping[str, Any], name: str) -> Rep
             said.put_nowait(text)
 
     async with call.telling(said, f"calling {name}"):
-        result = await calling.call(name, args, caller, progress)
+        while True:
+            caller = Caller(call.principal, host=call.context.host, approved=call.is_approved, begun=begun)
+            try:
+                result = await calling.call(name, args, caller, progress)
+                break
+            except NestedApprovalRequired as needed:
+                begun = await _granted(call, name, needed)
     if result.error is not None:
         raise ToolFailed(result.error.message, kind=result.error.code)
     data, text = result.data, result.text
@@ -55,3 +66,21 @@ async def call_registered(call: Call, args: Mapping[str, Any], name: str) -> Rep
     text = text or msgspec.json.encode(data).decode()
     # The protocol's structured results are objects.
     return Reply(cast("dict[str, Any]", data) if isinstance(data, dict) else {"result": data}, text)
+
+
+async def _granted(call: Call, name: str, needed: NestedApprovalRequired) -> Begun:
+    """Have a person agree to what the tool `name` wants to call, which it then begins again with.
+
+    Raises:
+        AccessDenied: they did not agree.
+        ApprovalRequired: nobody can be asked.
+    """
+    grant = Grant(needed.tool, needed.arguments, by=call.principal.id)
+    begun = Begun((*needed.begun.granted, grant), needed.begun.made)
+    lines = [f"{name} calls {safe_line(needed.tool)}. {safe_line(str(needed))}", shown(needed.arguments), "Allow it?"]
+    agreed = await call.agreed_within("\n".join(lines), begun)
+    if agreed is None:
+        raise needed
+    if not agreed:
+        raise AccessDenied(needed.action, needed.uri, [DECLINED])
+    return begun

@@ -9,7 +9,7 @@ from cld.errors import AccessDenied, InvalidArgument, InvalidResource, InvalidUR
 from cld.escape import safe_line
 from cld.resource import Draft, Meta
 from cld.server.arguments import HostPrefix, HostURI
-from cld.server.call import Call, Reply
+from cld.server.call import DECLINED, Call, Reply
 from cld.server.registry import READS, Annotations, Tool, tool_of
 from cld.store import DEFAULT_LIMIT, MAX_LIMIT, Stored
 from cld.uri import MAX_DEPTH, ROOT, URI, parse_uri
@@ -99,7 +99,7 @@ async def delete(call: Call, args: Delete) -> Reply:
             if reasons := await call.store.approvals_to_delete(args.uri):
                 lines += ["Policy asks because:", *(f"- {safe_line(reason)}" for reason in reasons)]
             if await call.agreed("\n".join(lines)) is False:
-                raise AccessDenied("delete", args.uri, ["the person who was asked did not agree"])
+                raise AccessDenied("delete", args.uri, [DECLINED])
         deleted = await call.store.delete(args.uri, if_version=_or_none(args.if_version), recursive=args.recursive)
     return Reply({"uri": args.uri, "deleted": deleted}, f"deleted {deleted} at {args.uri}")
 

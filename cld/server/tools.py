@@ -14,7 +14,7 @@ from mcp_types import CallToolRequestParams, PaginatedRequestParams
 from cld.errors import AccessDenied, ApprovalRequired, CldError
 from cld.escape import safe_line
 from cld.server.access import Access, RequestContext
-from cld.server.call import About, Call, InputRequired, Questions, Reply, shown
+from cld.server.call import DECLINED, About, Call, InputRequired, Questions, Reply, shown
 from cld.server.failures import failed_result, invalid_params, no_such_tool
 from cld.server.registry import Registry, Tool
 from cld.uri import ROOT
@@ -113,7 +113,7 @@ async def _approve(call: Call, about: About, needed: ApprovalRequired, tool: Too
     if agreed is None:
         raise needed
     if not agreed:
-        raise AccessDenied(needed.action, needed.uri, ["the person who was asked did not agree"])
+        raise AccessDenied(needed.action, needed.uri, [DECLINED])
 
 
 def _read(tool: Tool, given: Mapping[str, Any]) -> tuple[Any, CldError | None]:

@@ -1,7 +1,7 @@
 """The tools that the tree brings: each assistant and each registered tool as an MCP tool, listed without a process.
 
 Until this server works, both are known from their resources, read when a client first asks for the list; from then
-on changes are heard, if the client is told of changed lists. Once it works, the tools themselves say what they are.
+on changes are heard. Once it works, the tools themselves say what they are.
 What calling one does is `cld.server.registered_calls`, which is loaded with the first call.
 """
 
