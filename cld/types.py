@@ -216,6 +216,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     `plan` are the subtasks still to be made of it; None while nobody has planned. `direct` says that it is to
     be worked as it is. `tools` are those it may use at most. `until` is what `waiting` for time waits for.
     `hands` are those who changed it besides who asked: nothing is done in it that one of them may not do.
+    `roles` are those that the token of who asked brought; they count of the task at the top.
     `usage` is what the task itself spent, without those below. `output` is what came of it, and `sources`
     what that rests on. `branch_of` is the task, in that version, which this one does again. No more keys.
     """
@@ -240,6 +241,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     branch_of: Source | None = None
     skipped: str = ""
     hands: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
     output: Any = None
     sources: tuple[Source, ...] = ()
     judgements: tuple[Judgement, ...] = ()

@@ -70,11 +70,15 @@ async def governed(
     answers: Answers | Model,
     *,
     principal: str = "user:local",
+    roles: tuple[str, ...] = (),
     data: Mapping[str, Any] | None = None,
     python: Sequence[Path] = (),
     **work: Any,
 ) -> AsyncGenerator[Governed]:
-    """An engine of `principal` over the tree in `folder`, whose tools are cld's own and those of files in `python`."""
+    """An engine of `principal`, whose token brought `roles`, over the tree in `folder`.
+
+    Its tools are cld's own and those of files in `python`.
+    """
     policies = folder / "policies"
     if not policies.exists():
         shutil.copytree(PROJECT / "policies", policies)
@@ -102,7 +106,7 @@ async def governed(
             model=model,
             calling=calling,
         )
-        engine = await stack.enter_async_context(Engine.open(world, runtime.principal))
+        engine = await stack.enter_async_context(Engine.open(world, parse_principal(principal, roles=roles)))
         yield Governed(runtime, engine, model, FunctionTools(), folder)
 
 

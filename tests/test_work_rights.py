@@ -20,7 +20,7 @@ from cld.resource import Meta, new_id, timestamp
 from cld.tasks.states import Cancel
 from cld.types import Approval, Call, Step, Turn, Wish
 from cld.uri import parse_uri
-from cld.work.requests import begin, decide, wait
+from cld.work.requests import begin, decide, update, wait
 
 pytestmark = pytest.mark.anyio
 
@@ -211,6 +211,42 @@ async def test_who_rewrites_a_task_bounds_it_also_after_others_have_written_it_s
         assert task.hands == ("user:bob", "user:eve") and node.updated_by == "user:ada"
         chain = {one.id for one in (await place.engine._working.acting(node)).chain()}
         assert chain == {"assistant:general", "user:ada", "user:bob", "user:eve"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "resumed", "may"),
+    [
+        (("boss",), ("boss",), True),
+        ((), ("boss",), False),
+        (("boss",), (), False),
+        (("boss",), ("boss", "clerk"), False),
+        (("boss", "clerk"), ("boss",), False),
+    ],
+)
+async def test_a_task_gains_nothing_by_the_token_with_which_it_is_resumed(
+    tmp_path: Path, asked: tuple[str, ...], resumed: tuple[str, ...], may: bool
+) -> None:
+    wish = Wish("k", "resource_put", {"uri": NOTE, "content": {"text": "new"}, "if_version": "*"})
+    place = parse_uri("cld:common.Conversation.c")
+    data = data_with(
+        grants={"user:ada": {place: {"allow": ["*"]}}, "role:boss": {NOTE: {"allow": ["*"]}}},
+        denies={"role:clerk": {NOTE: {"deny": ["write"], "reason": "not for clerks"}}},
+    )
+    steps = (Step("first", "Answer", assistant="client"), Step("then", "Write it", after=("first",)))
+    async with governed(tmp_path, obeying(wish), principal="user:ada", roles=asked, data=data) as world:
+        await world.write(NOTE, {"text": "old"}, "user:ada")
+        await world.write(place, {}, "user:ada")
+        begun = await begin(world.engine, store_of(world, "user:ada"), "", steps, conversation=place)
+        await wait(world.engine, begun.task, 10)
+    async with governed(tmp_path, obeying(wish), principal="user:ada", roles=resumed) as world:
+        first = parse_uri(f"{begun.task}/plan.Task.first")
+        await update(world.engine, first, output="done", has_output=True)
+        task = await wait(world.engine, begun.task, 10)
+        assert task.status == "completed", task.error
+        [call] = await calls_of(world)
+        assert (call["state"] == "finished") is may, call
+    told = json.loads((tmp_path / "resources" / f"{NOTE}.json").read_text())["content"]["text"]
+    assert told == ("new" if may else "old")
 
 
 async def test_turns_and_calls_that_others_wrote_into_a_journal_are_not_acted_on(tmp_path: Path) -> None:

@@ -106,6 +106,7 @@ async def begin(
         tools=None if tools is None else tuple(tools),
         client_tools=tuple(dict(tool) for tool in client_tools),
         budget=bound,
+        roles=engine.principal.roles,
     )
     place = await _conversation(store, conversation, message or steps[0].purpose)
     said = make_uri(place, MESSAGE, new_id())

@@ -173,9 +173,13 @@ class Working:
         """Who acts in a task: its assistant, on behalf of those of all tasks above it and of who asked.
 
         Everyone else who has a hand in one of these tasks must be allowed too, and by themselves: they act for
-        nobody. So no subtask can do what its parent cannot, nor what who wrote it cannot.
+        nobody. So no subtask can do what its parent cannot, nor what who wrote it cannot. One who asked with other
+        roles than this engine's counts as another: a task that is resumed gains nothing by a better token.
         """
         others = [parse_principal(name) for name in await self.forest.writers(node)]
+        asked = replace(self.principal, roles=node.root.task.roles)
+        if set(asked.roles) != set(self.principal.roles):
+            others.append(asked)
         principal = replace(self.principal, also=(*self.principal.also, *others))
         named = {one.id for one in self.principal.chain()}
         path = reversed(list(node.path()))
