@@ -169,6 +169,46 @@ def test_a_plan_of_ones_own_is_worked_and_waits_for_its_client(here: Path) -> No
     assert shown.stdout.decode().count("look: waiting for its client") == 2
 
 
+def test_what_can_be_worked_now_is_listed_and_why_the_rest_cannot(here: Path) -> None:
+    def listed(*args: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in cld("task", *args, cwd=here).stdout.splitlines()]
+
+    def ids(found: list[dict[str, Any]]) -> list[str]:
+        return [one["uri"].rpartition(".")[2] for one in found]
+
+    alone = left_alone(here)
+    assert [one["uri"] for one in listed("--ready")] == [alone] and listed("--blocked") == []
+    plan = [
+        {"id": "look", "purpose": "Look at the quay", "assistant": "client"},
+        {"id": "tell", "purpose": "Tell", "inputs": {"seen": {"from": "look"}}},
+        {"id": "end", "purpose": "End", "after": ["tell"], "steps": [{"id": "deep", "purpose": "Dig"}]},
+    ]
+    done = told("plan", "-", cwd=here, code=8, stdin=json.dumps(plan).encode())
+    assert "ready" not in done
+    assert {one["purpose"]: one.get("blocked") for one in done["tasks"]} == {
+        "Look at the quay": None,
+        "Tell": "it comes after look (waiting)",
+        "End": "it comes after tell (pending)",
+    }
+    held_up = listed(done["task"], "--blocked")
+    assert ids(held_up) == ["look", "tell", "end"]
+    assert [one["kind"] for one in held_up] == ["client", "dependency", "dependency"]
+    assert listed(done["task"], "--ready") == [] and ids(listed("--blocked")) == ids(held_up)
+    file = here / "resources" / f"{done['task']}/plan.Task.look.json"
+    resource = json.loads(file.read_text())
+    resource["content"] |= {"status": "completed", "output": "a crane"}
+    file.write_text(json.dumps(resource))
+    [tell] = listed(done["task"], "--ready")
+    assert ids([tell]) == ["tell"] and tell["purpose"] == "Tell"
+    assert told("task", done["task"], cwd=here)["ready"] == [tell["uri"]]
+    text = cld("task", "--blocked", "--human", cwd=here).stdout.decode()
+    assert text == f"{done['task']}/plan.Task.end  it comes after tell (pending)\n"
+    resource["content"] |= {"status": "failed", "error": {"code": "lost", "message": "no quay"}}
+    file.write_text(json.dumps(resource))
+    assert listed(done["task"], "--blocked")[0]["reason"] == "it can never run: look failed (no quay)"
+    assert cld("task", alone, "--ready", "--wait", "1", cwd=here).returncode == 2
+
+
 def test_what_needs_approval_waits_and_is_done_once_it_is_given(here: Path) -> None:
     settings = tools(here)
     asked = told(*TEAR, cwd=here, env=settings, code=6)

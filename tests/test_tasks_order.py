@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from cld.errors import InvalidArgument
-from cld.tasks.order import PlanLimits, blocked, check_plan, dependencies, doomed, in_order, ready
+from cld.tasks.order import PlanLimits, blocked, check_plan, dependencies
 from cld.types import Budget, Failure, Lease, Step, Task
 
 NOW = "2026-11-21T11:00:00Z"
@@ -71,21 +71,9 @@ def test_no_budget_is_above_those_over_it() -> None:
     assert check_plan((nested,), budget=Budget(tokens=11)) == 2
 
 
-def test_ready_are_those_whose_dependencies_are_completed_by_priority_then_id() -> None:
-    tasks = {
-        "t10": Task(),
-        "t9": Task(),
-        "urgent": Task(priority=5),
-        "done": Task(status="completed"),
-        "next": Task(after=("done",)),
-        "later": Task(inputs={"x": {"from": "t9"}}),
-    }
-    assert ready(tasks, NOW) == ["urgent", "next", "t9", "t10"]
-    assert in_order(tasks, ["t10", "t9"]) == ["t9", "t10"]
-    assert dependencies(Task(after=("a",), inputs={"x": {"from": "b"}, "y": {"from": "a"}, "z": {"to": "c"}})) == (
-        "a",
-        "b",
-    )
+def test_dependencies_are_those_it_comes_after_and_those_whose_outputs_it_needs() -> None:
+    task = Task(after=("a",), inputs={"x": {"from": "b"}, "y": {"from": "a"}, "z": {"to": "c"}})
+    assert dependencies(task) == ("a", "b")
 
 
 def test_each_blocked_task_says_why() -> None:
@@ -99,9 +87,14 @@ def test_each_blocked_task_says_why() -> None:
         "slept": Task(status="waiting", waiting="time", until=NOW),
         "failed": Task(status="failed", error=Failure("x", "no network")),
         "never": Task(after=("failed",)),
-        "lost": Task(after=("gone",)),
+        "lost": Task(after=("elsewhere",)),
+        "unanswered": Task(status="waiting", waiting="approval", until=NOW),
+        "done": Task(status="completed"),
+        "next": Task(after=("done",), inputs={"x": {"from": "done"}}),
+        "needs": Task(inputs={"x": {"from": "asks"}}),
+        "supervises": Task(status="supervising"),
     }
-    why = blocked(tasks, NOW)
+    why = {id: found for id, task in tasks.items() if (found := blocked(task, tasks, NOW)) is not None}
     kinds = {id: reason.kind for id, reason in why.items()}
     assert kinds == {
         "runs": "lease",
@@ -110,25 +103,10 @@ def test_each_blocked_task_says_why() -> None:
         "sleeps": "time",
         "failed": "over",
         "never": "never",
-        "lost": "never",
+        "lost": "gone",
+        "done": "over",
+        "needs": "dependency",
     }
     assert why["runs"].until == LATER and "host" in why["runs"].reason
     assert why["after"].by == ("runs",)
     assert "no network" in why["never"].reason
-    assert ready(tasks, NOW) == ["late", "slept"]
-
-
-def test_what_can_never_run_is_to_fail_with_the_cause_all_the_way_down() -> None:
-    tasks = {
-        "c": Task(after=("b",)),
-        "b": Task(inputs={"x": {"from": "a"}}),
-        "a": Task(status="cancelled", error=Failure("cancelled", "unwanted")),
-        "skipped": Task(status="completed", skipped="not needed"),
-        "fine": Task(after=("skipped",)),
-        "lost": Task(after=("gone",)),
-    }
-    failures = doomed(tasks)
-    assert failures.keys() == {"b", "c", "lost"}
-    assert failures["c"].message == "it can never run, because a was cancelled (unwanted)"
-    assert failures["c"].code == "dependency_failed"
-    assert "fine" in ready(tasks, NOW)

@@ -173,6 +173,9 @@ def _working(add: Add) -> None:
     task = _command(add, "task", "show a task and those below it, or all that are not over")
     task.add_argument("uri", metavar="URI", nargs="?", type=_uri_text, help="the task; all open ones when left out")
     task.add_argument("--depth", type=_positive, metavar="N", help="how many levels down (all; 2 without URI)")
+    listed = task.add_mutually_exclusive_group()
+    listed.add_argument("--ready", action="store_true", help="only those that can be worked now, one a line")
+    listed.add_argument("--blocked", action="store_true", help="only those that cannot be, one a line, and why")
     task.add_argument(
         "--wait", type=_seconds, metavar="SECONDS", help="go on with it, and wait at most so long until it is over"
     )

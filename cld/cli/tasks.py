@@ -5,6 +5,7 @@ None of these works a task: who only looks must not begin anything.
 
 import importlib
 from argparse import Namespace
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
@@ -15,16 +16,21 @@ from cld.cli.terminal import Terminal, safe_line
 from cld.config import Settings
 from cld.errors import InvalidArgument, InvalidResource, ResourceNotFound
 from cld.guard import GuardedStore
+from cld.resource import timestamp
 from cld.store import MAX_LIMIT
 from cld.types import Task
 from cld.uri import MAX_DEPTH, ROOT, URI, id_of, parent_of, type_of
 from cld.work.branching import Difference, difference
+from cld.work.claims import blocked, ready
 from cld.work.requests import cancel as stop
 from cld.work.requests import decide
 from cld.work.showing import drawn, shown
 from cld.work.tree import TASK, Forest, Node
 
 _OVER = ("completed", "failed", "cancelled")
+_NOT_HELD_UP = ("over", "lease", "subtasks")
+"""Why a task cannot be claimed that is no reason to look after it."""
+_LINE = 160
 _BRIEF = 2
 """Of a tree that is one among others so many levels are shown."""
 
@@ -32,14 +38,18 @@ _BRIEF = 2
 async def task(arguments: Namespace, settings: Settings, terminal: Terminal) -> int:
     """Print a task and those below it; without one, all that are not over."""
     if arguments.wait is not None:
+        if arguments.ready or arguments.blocked:
+            raise UsageError("--wait goes on with a task; --ready and --blocked only look")
         if arguments.uri is None:
             raise UsageError("--wait needs the URI of a task; cld task lists those that are not over")
         # Working needs much more than looking does, so it is loaded for it only.
         return await importlib.import_module("cld.cli.work").go_on(arguments, settings, terminal)
     async with existing(settings) as runtime:
         reader = store(runtime, "task_get", uri=arguments.uri)
+        if arguments.ready or arguments.blocked:
+            return await _list(reader, arguments, terminal)
         if arguments.uri is None:
-            return await _open_trees(reader, arguments.depth or _BRIEF, terminal)
+            return await _show_open(reader, arguments.depth or _BRIEF, terminal)
         tree = await shown(reader, await _looked_at(reader, arguments.uri), arguments.depth or MAX_DEPTH)
     show(tree, terminal)
     return OK
@@ -154,26 +164,54 @@ async def _looked_at(reader: GuardedStore, uri: URI) -> Node:
     return await Forest(reader, lambda _: None, lambda _: None).load(uri)
 
 
-async def _open_trees(reader: GuardedStore, depth: int, terminal: Terminal) -> int:
+async def _show_open(reader: GuardedStore, depth: int, terminal: Terminal) -> int:
     """Print every tree of tasks that is not over."""
     count = 0
+    async for root in _open_roots(reader):
+        count += 1
+        tree = await shown(reader, await _looked_at(reader, root), depth)
+        if terminal.human:
+            show(tree, terminal)
+        else:
+            terminal.record(tree)
+    if terminal.human and not count:
+        terminal.note("no task is open: all are completed, failed or cancelled")
+    return OK
+
+
+async def _list(reader: GuardedStore, arguments: Namespace, terminal: Terminal) -> int:
+    """Print the tasks that can be worked now, or that cannot, of one tree or of all that are open."""
+    roots = [root async for root in _open_roots(reader)] if arguments.uri is None else [arguments.uri]
+    now, count = timestamp(), 0
+    for root in roots:
+        tree = await _looked_at(reader, root)
+        for node in ready(tree, now) if arguments.ready else tree.in_order_below():
+            why = blocked(node, now)
+            if arguments.blocked and (why is None or why.kind in _NOT_HELD_UP):
+                continue
+            count += 1
+            if terminal.human:
+                told = node.meta.purpose if why is None else why.reason
+                terminal.line(f"{node.uri}  {terminal.style(safe_line(' '.join(told.split()))[:_LINE])}")
+            else:
+                because: dict[str, Any] = {} if why is None else msgspec.to_builtins(why)
+                uri, purpose, priority = node.uri, node.meta.purpose, node.task.priority
+                terminal.record({"uri": uri, "purpose": purpose, "priority": priority, **because})
+    if terminal.human and not count:
+        terminal.note("no task can be worked now" if arguments.ready else "no task is held up")
+    return OK
+
+
+async def _open_roots(reader: GuardedStore) -> AsyncGenerator[URI]:
+    """The outermost tasks that are not over."""
     cursor: str | None = None
     while True:
         page = await reader.list(ROOT, type=TASK, depth=MAX_DEPTH, cursor=cursor, limit=MAX_LIMIT)
         for uri in page.uris:
-            if type_of(parent_of(uri)) == TASK or await _is_over(reader, uri):
-                continue
-            count += 1
-            tree = await shown(reader, await _looked_at(reader, uri), depth)
-            if terminal.human:
-                show(tree, terminal)
-            else:
-                terminal.record(tree)
+            if type_of(parent_of(uri)) != TASK and not await _is_over(reader, uri):
+                yield uri
         if (cursor := page.cursor) is None:
-            break
-    if terminal.human and not count:
-        terminal.note("no task is open: all are completed, failed or cancelled")
-    return OK
+            return
 
 
 async def _is_over(reader: GuardedStore, uri: URI) -> bool:

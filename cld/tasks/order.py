@@ -15,7 +15,7 @@ from cld.tasks.budget import COUNTED, beyond, tightest
 from cld.tasks.conditions import EACH, check_expression, is_question, path_expression
 from cld.tasks.instants import Instant, is_over
 from cld.tasks.states import TERMINAL, is_held
-from cld.types import Budget, Failure, Step, Task
+from cld.types import Budget, Step, Task
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,96}")
 """Ids of steps; shorter than URIs allow, for `for_each` appends a number."""
@@ -34,10 +34,13 @@ class PlanLimits(Struct, frozen=True):
 class Blocked(Struct, frozen=True):
     """Why a task cannot be claimed now: `kind` for programs, `reason` for people; `by` are the ids to blame.
 
-    `never` is of tasks that cannot run any more and are to be failed; `until` is when a lease or a wait ends.
+    `never` and `gone` are of tasks that cannot run any more and are to be failed; `until` is when a lease or a wait
+    ends. `above` and `broken` are of tasks in their place (`cld.work.claims`).
     """
 
-    kind: Literal["dependency", "never", "lease", "subtasks", "approval", "client", "time", "over"]
+    kind: Literal[
+        "dependency", "never", "gone", "lease", "subtasks", "approval", "client", "time", "over", "above", "broken"
+    ]
     reason: str
     by: tuple[str, ...] = ()
     until: str = ""
@@ -103,101 +106,51 @@ def reference_of(value: object) -> str | None:
     return source if isinstance(source, str) and given.keys() <= {"from", "path"} else None
 
 
-def ready(tasks: Mapping[str, Task], now: Instant) -> list[str]:
-    """The ids of the tasks that can be claimed now, in the order in which to: by priority, highest first, then id.
-
-    Of those that supervise it is not said that their subtasks are done: the caller sees those.
-    """
-    why = blocked(tasks, now)
-    return in_order(tasks, [id for id in tasks if id not in why])
-
-
-def in_order(tasks: Mapping[str, Task], ids: Sequence[str]) -> list[str]:
-    """`ids` as they are to be taken up: by priority, highest first, then id, where `t10` comes after `t9`."""
-    return sorted(ids, key=lambda id: (-tasks[id].priority, _natural(id)))
-
-
-def blocked(tasks: Mapping[str, Task], now: Instant) -> dict[str, Blocked]:
-    """Of each task that cannot be claimed now, why not."""
-    why: dict[str, Blocked] = {}
-    for id, task in tasks.items():
-        if (reason := _why_not(task, tasks, now)) is not None:
-            why[id] = reason
-    return why
-
-
-def doomed(tasks: Mapping[str, Task]) -> dict[str, Failure]:
-    """Of each task that can never run, since one it depends on failed, was cancelled or is gone, how it is to fail.
-
-    Those that depend on these are named as well, with the same cause, so that one pass is enough.
-    """
-    causes: dict[str, str] = {}
-    for id, task in tasks.items():
-        if task.status in ("failed", "cancelled"):
-            causes[id] = f"{id} {'failed' if task.status == 'failed' else 'was cancelled'}" + _because(task)
-    found: dict[str, Failure] = {}
-    grew = True
-    while grew:
-        grew = False
-        for id, task in tasks.items():
-            if id in causes or task.status in TERMINAL or not _unstarted(task):
-                continue
-            for other in dependencies(task):
-                cause = causes.get(other) if other in tasks else f"{other}, which it needs, is gone"
-                if cause is not None:
-                    causes[id] = cause
-                    found[id] = Failure("dependency_failed", f"it can never run, because {cause}")
-                    grew = True
-                    break
-    return found
-
-
-def _why_not(task: Task, tasks: Mapping[str, Task], now: Instant) -> Blocked | None:
+def blocked(task: Task, siblings: Mapping[str, Task], now: Instant) -> Blocked | None:
+    """Why a task cannot be claimed now, as far as it and those it depends on say; None when it can."""
     if task.status in TERMINAL:
         return Blocked("over", f"it is {task.status}")
-    if task.lease is not None:
-        if is_held(task, now):
-            ends = task.lease.expires_at
-            return Blocked("lease", f"{task.lease.holder} works it, until {ends} at least", (), ends)
-        return None
-    if task.status == "waiting":
-        if task.waiting == "time" and is_over(task.until, now):
-            return None
-        kind = task.waiting or "client"
-        what = {"approval": "a person to approve a call", "client": "the host", "time": task.until}[kind]
+    if task.lease is not None and is_held(task, now):
+        ends = task.lease.expires_at
+        return Blocked("lease", f"{task.lease.holder} works it, until {ends} at least", (), ends)
+    if task.status in ("pending", "assigned"):
+        return _dependencies_missing(task, siblings)
+    if task.status == "waiting" and not _has_waited(task, now):
+        kind = task.waiting or "time"
+        what = {"approval": "a person to approve a call", "client": "its client", "time": task.until}[kind]
         return Blocked(kind, f"it waits for {what}", (), task.until)
-    if task.status == "supervising":
-        return None
-    return _dependencies_missing(task, tasks)
+    return None
 
 
-def _dependencies_missing(task: Task, tasks: Mapping[str, Task]) -> Blocked | None:
-    missing: list[str] = []
+def _has_waited(task: Task, now: Instant) -> bool:
+    match task.waiting:
+        case "client":
+            return False
+        case "approval":  # a question that nobody has answered in time counts as answered with no
+            return bool(task.until) and is_over(task.until, now)
+        case _:  # nothing is what a person has edited
+            return is_over(task.until, now)
+
+
+def _dependencies_missing(task: Task, siblings: Mapping[str, Task]) -> Blocked | None:
+    waits: list[str] = []
     for id in dependencies(task):
-        other = tasks.get(id)
+        other = siblings.get(id)
         if other is None:
-            return Blocked("never", f"it can never run: {id}, which it needs, is gone", (id,))
+            return Blocked("gone", f"it can never run: {id}, which it needs, is gone", (id,))
         if other.status in ("failed", "cancelled"):
             ended = "failed" if other.status == "failed" else "was cancelled"
             return Blocked("never", f"it can never run: {id} {ended}{_because(other)}", (id,))
         if other.status != "completed":
-            missing.append(id)
-    if not missing:
+            waits.append(id)
+    if not waits:
         return None
-    states = ", ".join(f"{id} ({tasks[id].status})" for id in missing)
-    return Blocked("dependency", f"it comes after {states}", tuple(missing))
-
-
-def _unstarted(task: Task) -> bool:
-    return task.status in ("pending", "assigned") and task.lease is None
+    states = ", ".join(f"{id} ({siblings[id].status})" for id in waits)
+    return Blocked("dependency", f"it comes after {states}", tuple(waits))
 
 
 def _because(task: Task) -> str:
     return f" ({task.error.message})" if task.error is not None else ""
-
-
-def _natural(id: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d{1,18})", id)]
 
 
 def _check_size(group: Sequence[Step], path: str, number: int, limits: PlanLimits) -> None:

@@ -27,8 +27,8 @@ from cld.purse import Ledgers
 from cld.resource import timestamp
 from cld.store import MAX_LIMIT
 from cld.tasks.budget import time_left
-from cld.tasks.instants import is_over, later
-from cld.tasks.order import dependencies
+from cld.tasks.instants import later
+from cld.tasks.order import Blocked
 from cld.tasks.states import (
     TERMINAL,
     Assign,
@@ -43,6 +43,7 @@ from cld.tasks.states import (
 from cld.tools.process import to_the_end
 from cld.types import Elected, Failure, Task
 from cld.uri import MAX_DEPTH, ROOT, URI, is_within, make_uri, parent_of, type_of
+from cld.work.claims import blocked
 from cld.work.due import Due
 from cld.work.electing import ASSISTANT, CLIENT, Assistants
 from cld.work.stopping import Stops
@@ -230,51 +231,29 @@ class Engine:
             return
         if node.uri in self._queued or node.uri in self._running or node.uri in self._put_off:
             return
-        task, now = node.task, timestamp()
-        if is_held(task, now):
+        now = timestamp()
+        if node.task.status == "supervising" and not is_held(node.task, now) and _has_had_its_time(node.task, now):
+            self._aside(self._stops.give_up(node))
             return
-        match task.status:
-            case "pending" | "assigned":
-                if node.parent is not None and not self._may_begin(node, node.parent):
-                    return
-            case "supervising" if _has_had_its_time(task, now):
-                self._aside(self._stops.give_up(node))
-                return
-            case "supervising" if node.open and not task.plan:
-                # With a plan still to make it can go on: who made it has died in the middle.
-                return
-            case "waiting" if task.waiting in ("client", "approval"):
-                if task.waiting == "client" or not task.until or not is_over(task.until, now):
-                    return
-            case "waiting" if not is_over(task.until, now):
-                return
+        match blocked(node, now):
+            case None:
+                self._queue(node)
+            case Blocked(kind="never", reason=reason):
+                self._aside(self._fail(node, reason))
+            case Blocked(kind="gone", reason=reason, by=(id,)) if node.parent is not None:
+                self._aside(self._miss(node, make_uri(node.parent.uri, TASK, id), reason))
             case _:
-                pass  # running, by somebody whose lease has expired
-        self._queue(node)
+                pass
 
-    def _may_begin(self, node: Node, parent: Node) -> bool:
-        if any(one.is_over or one.broken for one in parent.path()) or parent.task.status != "supervising":
-            return False
-        for id in dependencies(node.task):
-            other = parent.children.get(id)
-            if other is None:
-                self._aside(self._miss(node, parent, id))
-                return False
-            if other.task.status in ("failed", "cancelled"):
-                error = Failure("dependency_failed", f"{id}, which it needs, was {other.task.status}")
-                self._aside(self._stops.quietly(node, Fail(error, timestamp())))
-                return False
-            if not other.is_over:
-                return False
-        return True
-
-    async def _miss(self, node: Node, parent: Node, id: str) -> None:
+    async def _miss(self, node: Node, needed: URI, reason: str) -> None:
         """A task needs one that is not known: it was deleted, or made by another process and not heard of yet."""
-        if await self.forest.refresh(make_uri(parent.uri, TASK, id)) is not None:
+        if await self.forest.refresh(needed) is not None:
             self._consider(node)
-            return
-        error = Failure("dependency_failed", f"{id}, which it needs, is not there")
-        await self._stops.quietly(node, Fail(error, timestamp()))
+        else:
+            await self._fail(node, reason)
+
+    async def _fail(self, node: Node, reason: str) -> None:
+        await self._stops.quietly(node, Fail(Failure("dependency_failed", reason), timestamp()))
 
     def _queue(self, node: Node) -> None:
         if not self.world.settings.tasks_at_once:

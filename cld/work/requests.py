@@ -28,10 +28,11 @@ from cld.journal import APPROVAL, CALL, Journal, content_of, question_of
 from cld.json_schema import compile_schema
 from cld.resource import Draft, Meta, new_id, timestamp
 from cld.tasks.instants import is_over
-from cld.tasks.order import PlanLimits, check_plan
+from cld.tasks.order import Blocked, PlanLimits, check_plan
 from cld.tasks.states import Claim, Complete, Fail, Release, is_held
 from cld.types import Approval, Budget, Call, Failure, Step, Task
 from cld.uri import MAX_DEPTH, ROOT, URI, id_of, make_uri, parent_of, type_of
+from cld.work.claims import blocked
 from cld.work.engine import Engine
 from cld.work.tree import TASK, Node, contents
 
@@ -146,10 +147,17 @@ def waiting_for(engine: Engine, node: Node) -> list[Node]:
     """The tasks at and below it that cannot go on by themselves, where nothing else of it can go on either."""
     if engine.is_running_below(node.uri):
         return []  # without a look at all of it, which is done after every change
-    open = [one for one in node.subtree() if not one.is_over]
-    waiting = [one for one in open if one.task.status == "waiting"]
-    busy = any(one.task.lease is not None or engine.is_running(one.uri) for one in open)
-    return [] if busy or _may_go_on(open) else waiting
+    waiting: list[Node] = []
+    now = timestamp()
+    for one in node.subtree():
+        match blocked(one, now):
+            case None | Blocked(kind="lease" | "never" | "gone"):
+                return []  # it goes on, or ends, without anybody's answer
+            case Blocked(kind="client" | "approval" | "time"):
+                waiting.append(one)
+            case _:
+                pass
+    return waiting
 
 
 async def _is_unanswered(engine: Engine, node: Node) -> bool:
@@ -158,20 +166,6 @@ async def _is_unanswered(engine: Engine, node: Node) -> bool:
         if one.task.waiting == "approval" and await Journal(engine.keeper, one.uri).is_answered():
             return False
     return True
-
-
-def _may_go_on(open: Sequence[Node]) -> bool:
-    """Whether some task could be claimed, now or soon, without anybody's answer."""
-    blocked = {one.uri for one in open if one.task.status == "waiting"}
-    for one in reversed(open):
-        if one.uri in blocked:
-            continue
-        needs = [] if one.parent is None else [one.parent.children.get(id) for id in one.task.after]
-        if any(need is not None and not need.is_over for need in needs) or one.open:
-            blocked.add(one.uri)
-            continue
-        return True
-    return False
 
 
 async def cancel(engine: Engine, uri: URI, reason: str, *, seconds: float | None = None) -> Stopping:

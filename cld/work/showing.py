@@ -7,9 +7,11 @@ import msgspec
 from cld.escape import safe_line
 from cld.guard import GuardedStore
 from cld.journal import APPROVAL, CALL, children
+from cld.resource import timestamp
 from cld.tasks.budget import total
 from cld.types import Usage
 from cld.uri import id_of
+from cld.work.claims import blocked, ready
 from cld.work.tree import Node
 
 MOST_TEXT = 2000
@@ -18,9 +20,28 @@ MOST_CALLS = 50
 _WAITS = {"approval": "a person's answer", "client": "its client", "time": "its time"}
 
 
+MOST_READY = 50
+"""How many of the tasks that can be worked now are named."""
+
+_TOLD = ("dependency", "above", "never", "gone", "broken")
+"""Why a task cannot be worked that its own state does not tell."""
+
+
 async def shown(store: GuardedStore, node: Node, depth: int) -> dict[str, Any]:
-    """A task and `depth` levels below it, of which `store` may read all; totals are of everything below."""
+    """A task and `depth` levels below it, of which `store` may read all; totals are of everything below.
+
+    `ready` are the URIs of those at and below it that can be worked now, first what is to be taken up first.
+    """
+    now = timestamp()
+    data = await _shown(store, node, depth, now)
+    if can := ready(node, now):
+        data["ready"] = [one.uri for one in can[:MOST_READY]]
+    return data
+
+
+async def _shown(store: GuardedStore, node: Node, depth: int, now: str) -> dict[str, Any]:
     task = node.task
+    why = blocked(node, now)
     usage = total(one.task.usage for one in node.subtree())
     data: dict[str, Any] = {
         "uri": node.uri,
@@ -33,6 +54,7 @@ async def shown(store: GuardedStore, node: Node, depth: int) -> dict[str, Any]:
             skipped=task.skipped,
             until=task.until,
             after=list(task.after),
+            blocked=why.reason if why is not None and why.kind in _TOLD else "",
         ),
         **({"error": msgspec.to_builtins(task.error)} if task.error else {}),
         **({"election": msgspec.to_builtins(task.election)} if task.election else {}),
@@ -55,7 +77,7 @@ async def shown(store: GuardedStore, node: Node, depth: int) -> dict[str, Any]:
                 counts[one.task.status] = counts.get(one.task.status, 0) + 1
         data["below"] = counts
         if depth > 0:
-            data["tasks"] = [await shown(store, child, depth - 1) for child in node.in_order()]
+            data["tasks"] = [await _shown(store, child, depth - 1, now) for child in node.in_order()]
     return data
 
 
@@ -83,6 +105,8 @@ def drawn(data: dict[str, Any], indent: str = "") -> list[str]:
     lines = [f"{indent}{name}{data['status']}{waits}{who}  {safe_line(' '.join(str(data['purpose']).split()))[:120]}"]
     if root or data.get("waiting"):
         lines.append(f"{indent}  {data['uri']}")
+    if data.get("blocked"):
+        lines.append(f"{indent}  {safe_line(data['blocked'])}")
     if data.get("skipped"):
         lines.append(f"{indent}  skipped: {safe_line(data['skipped'])}")
     if data.get("error"):

@@ -101,6 +101,12 @@ class Node:
         except CycleError:
             return by_name  # made by hand; none of them can begin
 
+    def in_order_below(self) -> "Iterator[Node]":
+        """This task and all below it, each level as `in_order`."""
+        yield self
+        for child in self.in_order():
+            yield from child.in_order_below()
+
 
 def _counted(id: str) -> list[str | int]:
     """An id with its numbers as numbers, to sort by."""

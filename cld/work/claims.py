@@ -1,0 +1,41 @@
+"""Which tasks of a tree can be worked now, and why the others cannot: one answer for engines and for who looks."""
+
+from cld.tasks.instants import Instant
+from cld.tasks.order import Blocked, dependencies
+from cld.tasks.order import blocked as blocked_beside
+from cld.work.tree import Node
+
+
+def blocked(node: Node, now: Instant) -> Blocked | None:
+    """Why the task cannot be claimed now; None when it can."""
+    task, parent = node.task, node.parent
+    if node.broken:
+        return Blocked("broken", f"it is no valid task: {node.broken}")
+    needed = {} if parent is None else parent.children
+    beside = {id: needed[id].task for id in dependencies(task) if id in needed} if needed else {}
+    if (why := blocked_beside(task, beside, now)) is not None and why.kind not in ("never", "gone"):
+        return why
+    if task.status in ("pending", "assigned") and parent is not None and (above := _held_up(parent)) is not None:
+        return above
+    # With a plan still to make it can go on: who made it has died in the middle.
+    if task.status == "supervising" and node.open and not task.plan:
+        return Blocked("subtasks", "its subtasks are not over", tuple(sorted(node.open)))
+    return why
+
+
+def ready(node: Node, now: Instant) -> list[Node]:
+    """What can be claimed now of a task and all below it, first what is to be taken up first."""
+    found = [one for one in node.in_order_below() if blocked(one, now) is None]
+    return sorted(found, key=lambda one: -one.task.priority)
+
+
+def _held_up(parent: Node) -> Blocked | None:
+    """Why nothing that is part of `parent` can begin."""
+    for one in parent.path():
+        if one.broken:
+            return Blocked("above", f"{one.id} above it is no valid task", (one.id,))
+        if one.is_over:
+            return Blocked("above", f"{one.id} above it is {one.task.status}", (one.id,))
+    if parent.task.status != "supervising":
+        return Blocked("above", f"{parent.id}, which it is part of, is {parent.task.status}", (parent.id,))
+    return None
