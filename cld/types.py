@@ -341,11 +341,12 @@ class Grant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
 
 class Made(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What came of a call that a tool made, at so many calls below its own."""
+    """What came of a call that a tool made, so many calls below its own; `edited` are the arguments it really had."""
 
     tool: str
     arguments: dict[str, Any]
     depth: Count
+    edited: dict[str, Any] | None = None
     result: Any = None
     text: str = ""
     error: Failure | None = None

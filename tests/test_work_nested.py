@@ -163,6 +163,24 @@ async def test_an_answer_may_change_the_arguments_or_be_no(tmp_path: Path, decis
             assert (call["state"], call["error"]["code"]) == ("failed", "rejected") and log == ["settle", "look"]
 
 
+async def test_the_arguments_that_a_person_gave_instead_are_kept_with_what_came_of_them(tmp_path: Path) -> None:
+    async with asked_to(tmp_path, "settle", {"sums": [1, 2]}) as (place, task):
+        await decide(place.store, task, "edit", {"sum": 7})
+        await wait(place.engine, task, 20)
+        [call] = (await place.all_of("tool.Call")).values()
+        paid = {
+            "tool": "pay",
+            "arguments": {"sum": 1},
+            "edited": {"sum": 7},
+            "text": "paid 7",
+            "approved_by": "user:local",
+        }
+        assert call["state"] == "waiting" and call["made"][1].items() >= paid.items()
+        await decide(place.store, task, "approve")
+        assert (await wait(place.engine, task, 20)).status == "completed"
+        assert (tmp_path / "log").read_text().split() == ["settle", "look", "settle", "pay7", "settle", "pay2"]
+
+
 async def test_each_question_has_its_own_name_and_an_answer_is_to_the_one_that_was_seen(tmp_path: Path) -> None:
     async with asked_to(tmp_path, "settle", {"sums": [1, 1000]}) as (place, task):
         [first] = await place.all_of("plan.Approval")

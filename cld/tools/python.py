@@ -219,8 +219,8 @@ class PythonTools:
         except CldError as error:
             return Answered(code=error.code, text=str(error))
         if begun is not None:
-            by = "" if grant is None else grant.by
-            begun.over(Made(name, dict(arguments), depth, result.data, result.text, result.error, by))
+            made = Made(name, dict(arguments), depth, None, result.data, result.text, result.error)
+            begun.over(made if grant is None else structs.replace(made, edited=grant.edited, approved_by=grant.by))
         return _answered(result)
 
     async def look(self) -> None:
