@@ -309,3 +309,27 @@ async def test_a_task_is_done_again_from_any_revision_and_both_are_compared(tmp_
         task = await wait(place.engine, part, 10)
         assert (task.status, task.inputs) == ("completed", {"a": "same as ever"})
         assert (await place.content(begun.task))["output"] == "one", "the first time is as it was"
+
+
+async def test_a_branch_has_the_plan_of_every_revision_that_had_one(tmp_path: Path) -> None:
+    steps = (
+        Step("a", "A", steps=(Step("deep", "Deep"), Step("deeper", "Deeper"))),
+        Step("each", "Each", for_each="[1, 2]"),
+    )
+    async with working(tmp_path, lambda ask: judged(ask) if is_judging(ask) else answer("same as ever")) as place:
+        begun = await begin(place.engine, place.store, "", steps)
+        await wait(place.engine, begun.task, 20)
+        each = make_uri(begun.task, "plan.Task", "each")
+        for uri, ids in ((begun.task, {"a", "each"}), (make_uri(begun.task, "plan.Task", "a"), {"deep", "deeper"})):
+            for kept in await place.store.history(uri):
+                again = await branch(place.engine, place.store, uri, kept.version)
+                assert (await wait(place.engine, again, 20)).status == "completed"
+                node = await place.engine.forest.load(again)
+                assert node.children.keys() == ids
+                found = await compare(place.engine, place.store, uri, again)
+                assert found.only == ((), ()) and not found.below
+        for kept in await place.store.history(each):
+            again = await branch(place.engine, place.store, each, kept.version)
+            assert (await wait(place.engine, again, 20)).output == ["same as ever"] * 2
+            found = await compare(place.engine, place.store, each, again)
+            assert found.only == ((), ()) and not found.below
