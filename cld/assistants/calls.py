@@ -26,7 +26,7 @@ from cld.tasks.budget import plus
 from cld.tasks.instants import is_over, later
 from cld.tools import Begun, Caller, NestedApprovalRequired, Result
 from cld.types import Approval, Call, Failure, Grant, Source, Tool, Turn, Usage, Wish
-from cld.uri import why_not
+from cld.uri import URI, is_within, why_not
 
 MOST_WISHES = 32
 """How many calls of one answer are made; the model is told of the others that they were not."""
@@ -111,7 +111,12 @@ class Calls:
         told = output if isinstance(output, str) else msgspec.json.encode(output).decode()
         named = [source for source in met.values() if _is_named(source.uri, told)]
         if not named and self._job.model.generates:
-            named = [source for source in met.values() if not _OWN.search(source.uri)]
+            # Nor does an answer rest on the message that it answers.
+            named = [
+                source
+                for source in met.values()
+                if not _OWN.search(source.uri) and not is_within(self._job.uri, URI(source.uri))
+            ]
         return tuple(named[:MOST_SOURCES])
 
     def _is_harmless(self, wish: Wish) -> bool:
