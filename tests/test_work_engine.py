@@ -6,6 +6,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from msgspec.structs import replace
 from work_world import (
     FunctionTools,
     answer,
@@ -17,12 +18,13 @@ from work_world import (
     working,
 )
 
+from cld.errors import InvalidArgument
 from cld.journal import Journal
 from cld.models import Ask, Completion
 from cld.resource import Draft
 from cld.tools import Caller, OnProgress, Result
 from cld.types import Annotations, Budget, Step, Usage, Wish
-from cld.uri import URI, make_uri
+from cld.uri import URI, make_uri, parse_uri
 from cld.work.branching import branch, compare
 from cld.work.requests import begin, cancel, decide, update, wait
 from cld.work.tree import Node
@@ -333,3 +335,53 @@ async def test_a_branch_has_the_plan_of_every_revision_that_had_one(tmp_path: Pa
             assert (await wait(place.engine, again, 20)).output == ["same as ever"] * 2
             found = await compare(place.engine, place.store, each, again)
             assert found.only == ((), ()) and not found.below
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field", "said"),
+    [
+        ({"assistant": "nobody"}, "assistant", "general"),
+        ({"assistant": "cld:cld.Namespace.home/common.Assistant.cook"}, "assistant", "general"),
+        ({"response_format": {"type": "nonsense"}}, "response_format", "nonsense"),
+        ({"tools": ("look", "loook")}, "tools", "look"),
+    ],
+)
+async def test_all_that_a_plan_names_is_there_before_any_of_it_is_made(
+    tmp_path: Path, wrong: dict[str, Any], field: str, said: str
+) -> None:
+    def model(ask: Ask) -> Completion:
+        return judged(ask) if is_judging(ask) else answer("done")
+
+    step = replace(Step("b", "B"), **wrong)
+    plans = {
+        f"tasks[0].{field}": (step,),
+        f"tasks[1].steps[0].{field}": (Step("a", "A"), Step("c", "C", steps=(step,))),
+    }
+    async with working(tmp_path, model, FunctionTools({"look": lambda *_: None})) as place:
+        for path, steps in plans.items():
+            with pytest.raises(InvalidArgument) as caught:
+                await begin(place.engine, place.store, "", steps)
+            assert caught.value.field == path and path in str(caught.value) and said in str(caught.value)
+        with pytest.raises(InvalidArgument, match=r"tools names 'loook'.*look"):
+            await begin(place.engine, place.store, "Look", tools=["look", "loook"])
+        assert not await place.all_of("plan.Task") and not await place.all_of("common.Conversation")
+
+
+async def test_a_plan_may_name_its_client_its_clients_tools_and_the_assistants_of_its_namespace(tmp_path: Path) -> None:
+    def model(ask: Ask) -> Completion:
+        return judged(ask) if is_judging(ask) else answer("done")
+
+    place_of = parse_uri("cld:cld.Namespace.home/common.Conversation.c")
+    cook = parse_uri("cld:cld.Namespace.home/common.Assistant.cook")
+    async with working(tmp_path, model, FunctionTools({"look": lambda *_: None})) as place:
+        await place.store.put(Draft(parse_uri("cld:cld.Namespace.home"), {}))
+        steps = (Step("a", "A", assistant="cook", tools=("camera", "look")), Step("b", "B", assistant="client"))
+        with pytest.raises(InvalidArgument, match=r"tasks\[0\].assistant"):
+            await begin(place.engine, place.store, "", steps, conversation=place_of)
+        # It is found though the engine may not have heard of it yet.
+        await place.store.put(Draft(cook, {"title": "Cook"}))
+        begun = await begin(
+            place.engine, place.store, "", steps, conversation=place_of, client_tools=[{"name": "camera"}]
+        )
+        assert (await wait(place.engine, begun.task, 10)).status == "supervising"
+        assert (await place.content(make_uri(begun.task, "plan.Task", "a")))["assistant"] == cook

@@ -6,7 +6,8 @@ asked; the engine does the rest. What they write they write as the one who asks.
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -30,9 +31,11 @@ from cld.resource import Draft, Meta, new_id, timestamp
 from cld.tasks.instants import is_over
 from cld.tasks.order import Blocked, PlanLimits, check_plan
 from cld.tasks.states import Claim, Complete, Fail, Release, is_held
+from cld.tools import Caller
 from cld.types import Approval, Budget, Call, Failure, Step, Task
 from cld.uri import MAX_DEPTH, ROOT, URI, id_of, make_uri, parent_of, type_of
 from cld.work.claims import blocked
+from cld.work.electing import CLIENT, GENERAL, Member
 from cld.work.engine import Engine
 from cld.work.tree import TASK, Node, contents
 
@@ -40,6 +43,8 @@ CONVERSATION, MESSAGE = "common.Conversation", "common.Message"
 
 MOST_MESSAGE = 100_000
 MOST_CLIENT_TOOLS = 50
+MOST_NAMES = 5
+"""Of what there is instead of a name that is wrong so many are told."""
 
 CLIENT_LEASE_SECONDS = 30.0
 """How long the claim lasts under which what a client gives is written down."""
@@ -94,14 +99,20 @@ async def begin(
             field="message",
         )
     check_plan(steps, limits=PlanLimits(settings.depth, settings.width, settings.tasks), budget=bound, field="tasks")
-    if isinstance(response_format, Mapping):
-        await _check_schema(response_format)
+    place = make_uri(conversation or ROOT, TASK, "new")
+    await _check_schemas([("response_format", response_format), *_formats(steps)])
     if len(client_tools) > MOST_CLIENT_TOOLS:
         raise InvalidArgument(f"there are {len(client_tools)} tools; at most {MOST_CLIENT_TOOLS}", field="tools")
+    for path, step in _each(steps):
+        if step.assistant and step.assistant != CLIENT:
+            await _member(engine, place, step.assistant, f"{path}.assistant")
+    named = [("tools", tools), *((f"{path}.tools", step.tools) for path, step in _each(steps))]
+    _check_tools(engine, store, named, [str(tool.get("name")) for tool in client_tools])
+    member = await _member(engine, place, assistant, "assistant") if assistant else None
     task = Task(
         plan=steps or None,
         direct=bool(assistant),
-        assistant=await _named(engine, assistant),
+        assistant="" if member is None else str(member.uri),
         status="assigned" if assistant else "pending",
         response_format=dict(response_format) if isinstance(response_format, Mapping) else response_format,
         tools=None if tools is None else tuple(tools),
@@ -109,8 +120,8 @@ async def begin(
         budget=bound,
         roles=engine.principal.roles,
     )
-    place = await _conversation(store, conversation, message or steps[0].purpose)
-    said = make_uri(place, MESSAGE, new_id())
+    conversation = await _conversation(store, conversation, message or steps[0].purpose)
+    said = make_uri(conversation, MESSAGE, new_id())
     text = message or "\n".join(f"{step.id}: {step.purpose}" for step in steps)
     await store.put(Draft(said, {"role": "user", "text": text}))
     root = make_uri(said, TASK, new_id())
@@ -118,7 +129,7 @@ async def begin(
     await engine.ledgers.create(engine.keeper, root, bound)
     await store.put(Draft(root, contents(task), Meta(purpose=text)))
     await engine.forest.load(root)
-    return Begun(place, said, root)
+    return Begun(conversation, said, root)
 
 
 async def wait(engine: Engine, uri: URI, seconds: float) -> Task:
@@ -319,11 +330,64 @@ async def _check_format(task: Task, output: Any) -> None:
             raise InvalidArgument(f"output does not fit: {misfit.field or 'it'}: {misfit.reason}", field="output")
 
 
-async def _check_schema(schema: Mapping[str, Any]) -> None:
-    try:
-        await run_sync(lambda: compile_schema(schema, where="response_format"))
-    except InvalidResource as error:
-        raise InvalidArgument(str(error), field="response_format") from error
+async def _check_schemas(formats: Iterable[tuple[str, Mapping[str, Any] | str | None]]) -> None:
+    """Refuse what is asked for as a schema and is none, naming where it stands."""
+    schemas = {msgspec.json.encode(one): (one, where) for where, one in formats if isinstance(one, Mapping)}
+
+    def check() -> None:
+        for schema, where in schemas.values():
+            try:
+                compile_schema(schema, where=where)
+            except InvalidResource as error:
+                raise InvalidArgument(str(error), field=where) from error
+
+    if schemas:
+        await run_sync(check)
+
+
+def _each(steps: Sequence[Step], field: str = "tasks") -> Iterator[tuple[str, Step]]:
+    """Every step of a plan, those within others too, with its path."""
+    for at, step in enumerate(steps):
+        yield f"{field}[{at}]", step
+        yield from _each(step.steps, f"{field}[{at}].steps")
+
+
+def _formats(steps: Sequence[Step]) -> Iterator[tuple[str, Mapping[str, Any] | str | None]]:
+    for path, step in _each(steps):
+        yield f"{path}.response_format", step.response_format
+
+
+def _check_tools(
+    engine: Engine, store: GuardedStore, named: Iterable[tuple[str, Sequence[str] | None]], own: Sequence[str]
+) -> None:
+    """Refuse names that are neither of tools the asker may call nor of those the client brings."""
+    wanted = [(field, name) for field, names in named for name in names or ()]
+    if not wanted:
+        return
+    there = [*own, *(tool.name for tool in engine.world.calling.offered(Caller(store.guard.principal)))]
+    known = frozenset(there)
+    for field, name in wanted:
+        if name not in known:
+            near = _near(name, there)
+            hint = f"; there are for example {near}" if near else ""
+            raise InvalidArgument(f"{field} names {name[:80]!r}, which is no tool that you may call{hint}", field=field)
+
+
+async def _member(engine: Engine, task: URI, assistant: str, field: str) -> Member:
+    """The assistant that a task is to be given to."""
+    for _ in range(2):
+        if (member := await engine.assistants.member(task, assistant)) is not None:
+            return member
+        engine.assistants.changed()  # one that was written just now may not have been heard of yet
+    there = dict.fromkeys(id_of(one.uri) for one in (*await engine.assistants.of(task), GENERAL))
+    near = _near(assistant, [*there, CLIENT])
+    message = f"{field}: there is no assistant {assistant[:120]!r}; there are for example {near}"
+    raise InvalidArgument(message, field=field)
+
+
+def _near(name: str, names: Sequence[str]) -> str:
+    """The names most like one that is none of them."""
+    return ", ".join(difflib.get_close_matches(name, names, MOST_NAMES) or names[:MOST_NAMES])
 
 
 def bounded(settings: Work, budget: Budget | None) -> Budget:
@@ -336,14 +400,6 @@ def bounded(settings: Work, budget: Budget | None) -> Budget:
         calls=most.calls if asked.calls is None else min(asked.calls, most.calls),
         seconds=most.seconds if asked.seconds is None else min(asked.seconds, most.seconds),
     )
-
-
-async def _named(engine: Engine, assistant: str) -> str:
-    if not assistant:
-        return ""
-    if (member := await engine.assistants.member(make_uri(ROOT, TASK, "new"), assistant)) is None:
-        raise InvalidArgument(f"there is no assistant {assistant!r}", field="assistant")
-    return str(member.uri)
 
 
 async def _conversation(store: GuardedStore, conversation: URI | None, message: str) -> URI:
