@@ -18,7 +18,7 @@ from work_world import (
     working,
 )
 
-from cld.errors import InvalidArgument
+from cld.errors import CldError, InvalidArgument, ModelFailed
 from cld.journal import Journal
 from cld.models import Ask, Completion
 from cld.resource import Draft
@@ -254,6 +254,54 @@ async def test_a_client_works_its_own_tasks_and_runs_its_own_tools(tmp_path: Pat
         await update(place.engine, mine, output="by hand", has_output=True)
         task = await wait(place.engine, begun.task, 10)
         assert task.status == "completed", task.error
+
+
+async def test_what_a_client_gives_has_the_form_that_was_asked_for_in_words(tmp_path: Path) -> None:
+    says: list[bool | CldError] = [False, True]
+
+    def model(ask: Ask) -> Completion:
+        if is_judging(ask):
+            return judged(ask)
+        if isinstance(said := says.pop(0), CldError):
+            raise said
+        return answer("", value={"fits": said, "reason": "it has three lines"}, tokens=7)
+
+    forms = {"a": "as a poem in four lines", "b": "in Japanese", "c": "as a poem"}
+    steps = tuple(Step(id, "Write", assistant="client", response_format=form) for id, form in forms.items())
+    async with working(tmp_path, model, bound=Usage(tokens=10)) as place:
+        begun = await begin(place.engine, place.store, "", steps)
+        await wait(place.engine, begun.task, 10)
+        a, b, c = (make_uri(begun.task, "plan.Task", id) for id in forms)
+        with pytest.raises(InvalidArgument, match="three lines"):
+            await update(place.engine, a, output="One two three", has_output=True)
+        done = await update(place.engine, a, output="One two three four", has_output=True)
+        assert done.status == "completed" and done.usage.tokens == 7
+        assert (await place.content(make_uri(begun.task, "plan.Ledger", "budget")))["spent"]["tokens"] == 14
+        for output in ("plain English", {"said": "plain English"}, None):
+            with pytest.raises(InvalidArgument, match="in Japanese"):
+                await update(place.engine, b, output=output, has_output=True)
+        # What is plain is told without a model, and what is not holds nobody up where there is none.
+        for uri, output in ((b, "これはペンです。そう思います。"), (c, "Good day")):
+            says[:] = [ModelFailed("nobody answers", reasons=[])]
+            assert (await update(place.engine, uri, output=output, has_output=True)).status == "completed"
+        assert (await wait(place.engine, begun.task, 10)).status == "completed"
+
+
+async def test_nothing_to_do_is_done_with_an_empty_list_and_what_is_left_out_is_said(tmp_path: Path) -> None:
+    def model(ask: Ask) -> Completion:
+        assert is_judging(ask), "nothing is worked"
+        return judged(ask, "all of it")
+
+    none = Step("a", "Sum up", for_each="xs", inputs={"xs": []})
+    left_out = Step("b", "Sum up", when="n > 3", inputs={"n": 2})
+    async with working(tmp_path, model) as place:
+        begun = await begin(place.engine, place.store, "", (none,))
+        assert (await wait(place.engine, begun.task, 10)).output == "all of it"
+        assert (await place.content(make_uri(begun.task, "plan.Task", "a")))["output"] == []
+        begun = await begin(place.engine, place.store, "", (left_out,))
+        task = await wait(place.engine, begun.task, 10)
+        assert task.status == "completed" and "b was left out (it was not so: n > 3)" in task.output
+        assert len(place.model.asked) == 1
 
 
 async def test_budgets_hold_to_the_token(tmp_path: Path) -> None:

@@ -17,22 +17,26 @@ from msgspec.structs import replace
 from cld.config import Work
 from cld.errors import (
     AccessDenied,
+    BudgetExceeded,
     CldError,
     Conflict,
     InvalidArgument,
     InvalidResource,
     InvalidTransition,
+    ModelFailed,
     ResourceNotFound,
 )
 from cld.guard import GuardedStore
 from cld.journal import APPROVAL, CALL, Journal, content_of, question_of
 from cld.json_schema import compile_schema
+from cld.purse import Metered
 from cld.resource import Draft, Meta, new_id, timestamp
+from cld.supervisor import fits_words
 from cld.tasks.instants import is_over
 from cld.tasks.order import Blocked, PlanLimits, check_plan
 from cld.tasks.states import Claim, Complete, Fail, Release, is_held
 from cld.tools import Caller
-from cld.types import Approval, Budget, Call, Failure, Step, Task
+from cld.types import Approval, Budget, Call, Failure, Step, Task, Usage
 from cld.uri import MAX_DEPTH, ROOT, URI, id_of, make_uri, parent_of, type_of
 from cld.work.claims import blocked
 from cld.work.electing import CLIENT, GENERAL, Member
@@ -279,7 +283,7 @@ async def update(
     `call_results` are by the calls' ids or keys; with all of them there, the task goes on.
 
     Raises:
-        InvalidArgument: there is no such call, or nothing to do.
+        InvalidArgument: there is no such call, nothing to do, or the output is not of the form asked for.
         InvalidTransition: the task does not wait for its client.
     """
     node = await engine.forest.load(uri)
@@ -293,13 +297,13 @@ async def update(
         return node.task
     if node.task.status not in ("waiting", "pending", "assigned") or is_held(node.task, timestamp()):
         raise InvalidTransition(f"{uri} is {node.task.status} and somebody works it; cancel it first")
+    spent = Usage() if status == "failed" else await _check_format(engine, node, output)
     now, fence = timestamp(), node.task.fence + 1
     claim = Claim(engine.holder, CLIENT_LEASE_SECONDS, now, over=True)
     if status == "failed":
         failed = Failure("client_failed", error or "the client could not do it")
         return await engine.forest.change(node, claim, Fail(failed, now, engine.holder, fence))
-    await _check_format(node.task, output)
-    return await engine.forest.change(node, claim, Complete(engine.holder, fence, now, output=output))
+    return await engine.forest.change(node, claim, Complete(engine.holder, fence, now, output=output, usage=spent))
 
 
 async def _take_results(engine: Engine, node: Node, results: Mapping[str, Any]) -> None:
@@ -323,11 +327,32 @@ async def _take_results(engine: Engine, node: Node, results: Mapping[str, Any]) 
         await engine.forest.change(node, claim, Release(engine.holder, fence))
 
 
-async def _check_format(task: Task, output: Any) -> None:
-    if isinstance(task.response_format, dict):
-        check = await run_sync(compile_schema, task.response_format)
+async def _check_format(engine: Engine, node: Node, output: Any) -> Usage:
+    """Refuse what is not of the form asked for; what it cost to find out.
+
+    Where no model answers, or none can be paid, what is plain is told all the same: a client goes on without one.
+    """
+    format = node.task.response_format
+    if isinstance(format, dict):
+        check = await run_sync(compile_schema, format)
         if (misfit := await run_sync(check, output)) is not None:
             raise InvalidArgument(f"output does not fit: {misfit.field or 'it'}: {misfit.reason}", field="output")
+    if not format or isinstance(format, dict):
+        return Usage()
+    if output is None:
+        raise InvalidArgument(f"output is to be {format!r}, and there is none", field="output")
+    text = output if isinstance(output, str) else msgspec.json.encode(output).decode()
+    bounds = [one.uri for one in node.path() if one.task.budget is not None]
+    purse = engine.ledgers.purse(engine.keeper, bounds, str(node.uri))
+    try:
+        fits, why, spent = await fits_words(Metered(engine.world.model, purse, str(node.task.fence + 1)), format, text)
+    except (ModelFailed, BudgetExceeded):
+        return Usage()
+    finally:
+        await purse.flush()
+    if not fits:
+        raise InvalidArgument(f"output is to be {format!r}, and {why}", field="output")
+    return spent
 
 
 async def _check_schemas(formats: Iterable[tuple[str, Mapping[str, Any] | str | None]]) -> None:
