@@ -98,8 +98,12 @@ def _by_rule(meta: Meta, task: Task, bounds: PlanLimits) -> Planned:
 
 
 def _is_one(steps: Sequence[Step]) -> bool:
-    """Whether a plan says no more than the task itself."""
-    return len(steps) == 1 and not (steps[0].steps or steps[0].when or steps[0].for_each)
+    """Whether a plan says no more than the task itself: what a step names besides would be lost with it."""
+    if len(steps) != 1:
+        return False
+    (one,) = steps
+    said = one.steps or one.when or one.for_each or one.assistant or one.inputs or one.response_format
+    return not said and one.tools is None
 
 
 def _check_assistants(steps: Sequence[Step], known: set[str], field: str = "steps") -> None:

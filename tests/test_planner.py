@@ -96,6 +96,14 @@ async def test_what_is_one_step_is_worked_as_it_is(value: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize(
+    "more", [{"assistant": WRITER}, {"inputs": [{"name": "n", "from": "", "value": "5"}]}, {"when": "true"}]
+)
+async def test_a_plan_of_one_step_is_kept_where_it_says_more_than_the_task(more: dict[str, Any]) -> None:
+    found = await planned(answering(answer(written("only", **more))))
+    assert [step.id for step in found.steps] == ["only"]
+
+
+@pytest.mark.parametrize(
     ("steps", "said"),
     [
         ([written("a", after=["b"]), written("b", after=["a"])], "cycle"),
