@@ -5,6 +5,7 @@ there is nothing it says so. The same request always gets the same answer, at no
 saying how to configure a model that can.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from cld.errors import ModelFailed
 from cld.json_schema import compile_schema
 from cld.models import Ask, Completion, OnText
 from cld.models.offline_picks import EXPRESSIONS, picks, reader
-from cld.models.offline_quotes import NOTHING, SHORT_QUOTE, Passage, Quoted, best_quotes, passages_in, written
+from cld.models.offline_quotes import NOTHING, NOWHERE, SHORT_QUOTE, Passage, Quoted, best_quotes, passages_in, written
 from cld.models.offline_request import Called, Request, read_request, texts_in
 from cld.models.offline_rules import misfit
 from cld.types import Usage, Wish
@@ -129,7 +130,11 @@ def _passages(request: Request) -> list[Passage]:
     for block in request.context.split("\n\n") if not found else ():
         uri, _, text = block.partition("\n")
         if uri.startswith("cld:") and text:
-            found.append(Passage(uri, text))
+            # A message of before is told together with the answers to it.
+            said, *answers = re.split(rf"(?m)^({re.escape(uri)}/plan\.Task\.[A-Za-z0-9_-]+)\n", text)
+            found.append(Passage(uri, said))
+            for task, answer in zip(answers[::2], answers[1::2], strict=True):
+                found += passages_in(answer, f"{task}/common.Message.answer")
     return found
 
 
@@ -152,7 +157,7 @@ def _follow_up(request: Request, quotes: list[Quoted], ask: Ask) -> Wish | None:
 def _nothing(request: Request) -> str:
     failed = [call for call in request.calls if call.failed]
     why = f" {failed[0].wish.tool} failed: {failed[0].text[:300]}" if failed else ""
-    looked = NOTHING if request.calls else "There was nothing to look in for this"
+    looked = NOTHING if request.calls else NOWHERE
     return f"{looked}: {' '.join(request.task.split())[:300]}{why}\n({NO_MODEL[0].upper()}{NO_MODEL[1:]}.)"
 
 
