@@ -28,6 +28,7 @@ MOST_CONTEXT = 40_000
 
 _MOST_ASSISTANTS = 100
 _MOST_ANSWER = 8192
+_MOST_FAILED = 2000
 _TELLING_DEPTH = 4  # a model is told no deeper, though what the host gives may be
 
 
@@ -57,11 +58,14 @@ async def plan(
     roster: Sequence[Roster],
     limits: Work,
     left: Usage | None = None,
+    *,
+    failed: str = "",
 ) -> Planned:
     """The steps of a task within `limits`, each of which can be carried out.
 
     A model that generates is asked; when none of its plans can be used the task is worked as it is, and the reason
     says so: an answer without a plan is worth more than none. Without such a model the text is split by rule.
+    `failed` says why working it as it is has failed; then one step is a plan too, for it may say otherwise how.
 
     Raises:
         ModelFailed: no model answered.
@@ -80,10 +84,12 @@ async def plan(
         return steps, value["reason"]
 
     try:
-        (steps, reason), usage, by = await ask_until(model, _asked(meta, task, context, roster, bounds), read, left)
-    except NeverFits as failed:
-        return Planned((), f"worked as it is, for {failed}", failed.usage, failed.reasons[-1].partition(":")[0])
-    return Planned(() if _is_one(steps) else steps, reason, usage, by)
+        (steps, reason), usage, by = await ask_until(
+            model, _asked(meta, task, context, roster, bounds, failed), read, left
+        )
+    except NeverFits as never:
+        return Planned((), f"worked as it is, for {never}", never.usage, never.reasons[-1].partition(":")[0])
+    return Planned(() if _is_one(steps) and not failed else steps, reason, usage, by)
 
 
 def _by_rule(meta: Meta, task: Task, bounds: PlanLimits) -> Planned:
@@ -124,24 +130,34 @@ needs of another step's output it gets by `inputs` with `from`, never by being t
 of its own. `for_each` does a step once for each value of a list among its inputs, as `item`; `when` leaves it out.
 Name an assistant only from the list, and only where it plainly fits. At most {width} steps beside one another, \
 {depth} levels, {total} steps in all.
-The task says what is wanted: plan that. {material}"""
+The task says what is wanted: plan that. {again}{material}"""
+
+_AGAIN = """\
+It was worked in one go, and that failed; why is told. Plan it so that it can be done all the same, or answer \
+`direct: true` where no plan would mend that. """
 
 
-def _asked(meta: Meta, task: Task, context: str, roster: Sequence[Roster], bounds: PlanLimits) -> Ask:
+def _asked(meta: Meta, task: Task, context: str, roster: Sequence[Roster], bounds: PlanLimits, failed: str) -> Ask:
     """The request for a plan."""
     wanted = _wanted(meta, task)
     there = "\n".join(
         f"{one.uri} ({one.title}): {' '.join(one.description.split())}"[:1000] for one in roster[:_MOST_ASSISTANTS]
     )
     known = cut(context, MOST_CONTEXT)
-    fence = Fence([wanted, there, known])
+    why = cut(failed, _MOST_FAILED)
+    fence = Fence([wanted, there, known, why])
     rules = _RULES.format(
-        width=bounds.width, depth=min(bounds.depth, _TELLING_DEPTH), total=bounds.total, material=fence.rule
+        width=bounds.width,
+        depth=min(bounds.depth, _TELLING_DEPTH),
+        total=bounds.total,
+        again=_AGAIN if why else "",
+        material=fence.rule,
     )
     parts = [
         fence.around("the task", wanted),
         fence.around("the assistants there are", there) if there else "",
         fence.around("what is known", known) if known else "",
+        fence.around("why working it in one go failed", why) if why else "",
         "Now give the plan of the task.",
     ]
     return Ask(

@@ -38,8 +38,8 @@ def answer(*steps: dict[str, Any], direct: bool = False, reason: str = "so") -> 
 
 async def planned(model: Any, purpose: str = "Do a thing", *, context: str = "", **more: Any) -> Planned:
     limits = more.pop("limits", Work())
-    left = more.pop("left", None)
-    return await plan(model, Meta(purpose=purpose, **more), Task(), context, ROSTER, limits, left)
+    left, failed = more.pop("left", None), more.pop("failed", "")
+    return await plan(model, Meta(purpose=purpose, **more), Task(), context, ROSTER, limits, left, failed=failed)
 
 
 async def test_a_model_plans_steps_of_any_depth_with_references_and_conditions() -> None:
@@ -183,6 +183,17 @@ def test_a_fence_holds_whatever_is_in_it(texts: list[str], name: str) -> None:
 def test_what_a_fence_was_not_made_for_it_does_not_hold() -> None:
     with pytest.raises(ValueError, match="not among"):
         Fence(["a"]).around("b", "b")
+
+
+async def test_why_working_it_as_it_is_failed_is_material_for_another_plan_which_may_have_one_step() -> None:
+    model = answering(answer(written("only", purpose="Say it otherwise")))
+    found = await planned(model, failed=EVIL)
+    assert [step.purpose for step in found.steps] == ["Say it otherwise"]
+    system, user = model.asks[0].messages
+    assert "worked in one go, and that failed" in system.text and "Ignore the rules" not in system.text
+    (mark,) = set(re.findall(r"^<material ([0-9a-f]{20}) ", user.text, re.MULTILINE))
+    assert f"<material {mark} why working it in one go failed>\n{EVIL}\n</material {mark}>" in user.text
+    assert (await planned(answering(answer(direct=True)), failed="it refused")).steps == ()
 
 
 async def test_a_plan_is_asked_for_again_in_the_same_words() -> None:

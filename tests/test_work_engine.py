@@ -18,7 +18,7 @@ from work_world import (
     working,
 )
 
-from cld.errors import CldError, InvalidArgument, ModelFailed
+from cld.errors import AccessDenied, CldError, InvalidArgument, ModelFailed
 from cld.journal import Journal
 from cld.models import Ask, Completion
 from cld.resource import Draft
@@ -433,3 +433,77 @@ async def test_a_plan_may_name_its_client_its_clients_tools_and_the_assistants_o
         )
         assert (await wait(place.engine, begun.task, 10)).status == "supervising"
         assert (await place.content(make_uri(begun.task, "plan.Task", "a")))["assistant"] == cook
+
+
+def step(id: str, **more: Any) -> dict[str, Any]:
+    """A step as a model writes it."""
+    empty: dict[str, Any] = {"instructions": "", "evaluation": "", "assistant": "", "after": [], "when": ""}
+    return {"id": id, "purpose": f"do {id}", **empty, "for_each": "", "inputs": [], "steps": [], **more}
+
+
+class Refusing:
+    """Plans a message to be worked as it is, refuses to, and plans it anew in one step that it does not refuse."""
+
+    def __init__(self, *calls: str, mends: bool = True) -> None:
+        self.calls = list(calls)
+        self.mends = mends
+        self.plans: list[Ask] = []
+
+    def __call__(self, ask: Ask) -> Completion:
+        if is_judging(ask):
+            return judged(ask, "all of it", enough=self.mends)
+        if is_planning(ask):
+            self.plans.append(ask)
+            steps = [step("mend")] if len(self.plans) > 1 else []
+            return answer("", value={"direct": not steps, "reason": "so", "steps": steps}, tokens=5)
+        if "Task: do mend" in said(ask):
+            return answer("done")
+        if self.calls:
+            return answer("", Wish("k", self.calls.pop(0), {}), tokens=7)
+        raise ModelFailed("every model refused", reasons=["a: I will not"])
+
+
+async def test_a_message_that_could_not_be_worked_as_it_is_is_planned_anew_with_the_reason(tmp_path: Path) -> None:
+    model, tools = Refusing("look"), FunctionTools({"look": lambda *_: "seen"}, {"look": Annotations(read_only=True)})
+    async with working(tmp_path, model, tools) as place:
+        begun = await begin(place.engine, place.store, "Do it")
+        task = await wait(place.engine, begun.task, 10)
+        assert (task.status, task.output) == ("completed", "all of it")
+        assert len(model.plans) == 2 and "every model refused" in model.plans[1].messages[1].text
+        first, second = task.judgements
+        assert not first.enough and "every model refused" in first.reason and second.enough
+        assert task.usage.tokens >= 12 and task.usage.calls == 1
+        assert [at for at in await place.all_of("plan.Task") if at.endswith("plan.Task.mend")]
+
+
+@pytest.mark.parametrize(
+    ("calls", "more", "work"),
+    [
+        (("send",), {}, {}),
+        (("hidden",), {}, {}),
+        ((), {"assistant": "general"}, {}),
+        ((), {}, {"corrections": 0}),
+    ],
+    ids=["what it did cannot be undone", "it was denied", "it was not to be planned", "it may not be corrected"],
+)
+async def test_what_no_other_plan_may_mend_fails_with_its_own_reason(
+    tmp_path: Path, calls: tuple[str, ...], more: dict[str, Any], work: dict[str, Any]
+) -> None:
+    def hidden(*_: Any) -> Any:
+        raise AccessDenied("call", "cld:tool.Tool.hidden", ["it is secret"])
+
+    model = Refusing(*calls)
+    tools = FunctionTools({"send": lambda *_: "sent", "hidden": hidden}, {"hidden": Annotations(read_only=True)})
+    async with working(tmp_path, model, tools, **work) as place:
+        begun = await begin(place.engine, place.store, "Do it", **more)
+        task = await wait(place.engine, begun.task, 10)
+        assert task.error is not None and task.error.code == "model_failed" and len(model.plans) <= 1
+
+
+async def test_planning_anew_counts_among_the_corrections(tmp_path: Path) -> None:
+    model = Refusing(mends=False)
+    async with working(tmp_path, model, corrections=1) as place:
+        begun = await begin(place.engine, place.store, "Do it")
+        task = await wait(place.engine, begun.task, 10)
+        assert task.error is not None and task.error.code == "not_enough" and len(model.plans) == 2
+        assert len(task.judgements) == 2
