@@ -15,6 +15,7 @@ from cld.guard import Guard, GuardedStore
 from cld.index.window import Find
 from cld.journal import children
 from cld.models import Model
+from cld.models.fallback import Fallback
 from cld.models.offline import Offline
 from cld.models.router import Router
 from cld.policy import Context
@@ -54,6 +55,7 @@ class Workshop:
         self._opening = asyncio.Lock()
         self._stack = AsyncExitStack()
         self._toolbox: Toolbox | None = None
+        self._router = Router(settings.models)
         self._model: Model | None = None
 
     def bring(self, source: Source) -> None:
@@ -62,11 +64,13 @@ class Workshop:
 
     @property
     def model(self) -> Model:
-        """The chain of models of the settings; the one that needs no network where there is none."""
+        """The chain of models of the settings; the one that needs no network where none can be asked."""
         if self._model is None:
-            router = Router(self._settings.models)
-            self._model = router if router.available else Offline()
-            self._stack.push_async_callback(router.aclose)
+            if not self._router.available:
+                self._model = Offline()
+            else:
+                self._model = Fallback(self._router) if self._settings.models.fallback else self._router
+            self._stack.push_async_callback(self._router.aclose)
         return self._model
 
     async def calling(self) -> Calling:
@@ -110,8 +114,7 @@ class Workshop:
 
     def problems(self) -> Sequence[str]:
         """What is wrong with tools and models right now, as far as they were loaded."""
-        model = self.model
-        found = list(model.problems) if isinstance(model, Router) else []
+        found = self._router.problems
         return found if self._toolbox is None else [*found, *self._toolbox.problems()]
 
     async def aclose(self) -> None:
@@ -119,8 +122,8 @@ class Workshop:
 
     async def _prepared(self) -> None:
         """The model, so that asking it holds up nothing."""
-        if isinstance(self.model, Router):
-            await self.model.prepare()
+        if self._router.available:
+            await self._router.prepare()
 
     async def _toolbox_open(self, *, publish: bool = True) -> Toolbox:
         if self._toolbox is None:

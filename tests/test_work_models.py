@@ -93,6 +93,14 @@ async def test_json_that_is_broken_or_does_not_fit_is_asked_for_again_and_then_g
         assert before < 20
 
 
+async def test_a_message_whose_plan_is_never_of_the_schema_is_worked_as_it_is(server: OpenAI, tmp_path: Path) -> None:
+    server.otherwise = lambda request: Reply('{"plan": "none"}' if '"direct"' in json.dumps(request.body) else "done")
+    async with routed(tmp_path, server, price_in=0.0, price_out=0.0) as place:
+        begun = await begin(place.engine, place.store, "What is it?", budget=Budget(tokens=1_000_000))
+        task = await wait(place.engine, begun.task, 30)
+    assert (task.status, task.output) == ("completed", "done"), task.error
+
+
 async def test_calls_that_cannot_be_made_are_told_to_the_model_and_written_down(server: OpenAI, tmp_path: Path) -> None:
     server.say(
         Reply(calls=(Call("wipe_disk", "{}", "a"), Call("resource_get", '{"uri": ', "b"))),

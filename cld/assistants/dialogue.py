@@ -18,6 +18,7 @@ from cld.journal import call_id
 from cld.json_schema import compile_schema
 from cld.models import Ask, Completion, Message
 from cld.models.material import Fence, cut
+from cld.models.offline import NAME as OFFLINE
 from cld.supervisor import fits_words
 from cld.tasks.budget import plus, total
 from cld.types import Call, Turn, Usage
@@ -57,7 +58,7 @@ async def work(job: Job) -> Done:
         if misfit:
             await dialogue.keep(completion, misfit)
             continue
-        return dialogue.done(output, completion.usage)
+        return dialogue.done(output, completion)
 
 
 class _Dialogue:
@@ -113,9 +114,10 @@ class _Dialogue:
         await self._job.journal.add_turn(turn)
         self._turns.append(turn)
 
-    def done(self, output: Any, usage: Usage) -> Done:
-        """The end of the dialogue with `output`, whose turn cost `usage`."""
-        return Done(output, self._calls.sources(output), total([self._said(), self._calls.made(), usage]))
+    def done(self, output: Any, completion: Completion) -> Done:
+        """The end of the dialogue with `output`, which `completion` gave."""
+        sources = self._calls.sources(output, quotes=completion.model == OFFLINE)
+        return Done(output, sources, total([self._said(), self._calls.made(), completion.usage]))
 
     def _said(self) -> Usage:
         return total(turn.usage for turn in self._turns)
