@@ -15,6 +15,7 @@ from cld.guard import Guard, GuardedStore
 from cld.index.window import Find
 from cld.journal import children
 from cld.models import Model
+from cld.models.counters import Status
 from cld.models.fallback import Fallback
 from cld.models.offline import Offline
 from cld.models.router import Router
@@ -72,6 +73,17 @@ class Workshop:
                 self._model = Fallback(self._router) if self._settings.models.fallback else self._router
             self._stack.push_async_callback(self._router.aclose)
         return self._model
+
+    @property
+    def status(self) -> Status:
+        """How the models stand; those of the chain in its order, that for planning and judging first."""
+        model = self.model
+        return Status(
+            models=self._router.standings,
+            offline=model.is_offline if isinstance(model, Fallback) else isinstance(model, Offline),
+            offline_answers=model.answers if isinstance(model, Fallback) else 0,
+            cache_hits=self._router.remembered,
+        )
 
     async def calling(self) -> Calling:
         """The way to call every tool there is; the first call opens the tools."""

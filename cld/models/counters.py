@@ -95,6 +95,15 @@ class Standing(msgspec.Struct, frozen=True):
     money: float
 
 
+class Status(msgspec.Struct, frozen=True):
+    """How all models of a process stand; `offline` says that some questions are answered without any of them now."""
+
+    models: tuple[Standing, ...]
+    offline: bool
+    offline_answers: int
+    cache_hits: int
+
+
 def standing(counters: Counters, missing: str, resting: float) -> Standing:
     """How a tier stands, where `missing` says what it lacks to be asked and it rests for so many seconds more."""
     state: State = "ready"

@@ -24,7 +24,9 @@ _LEAST_SECRET = 6
 """Characters; what is shorter is found in any text."""
 
 _SECRET = re.compile(r"(?:^|_)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD)\d*(?:_|$)", re.IGNORECASE)
-_IN_URL = re.compile(r"://[^/?#\s]*@")
+_IN_URL = re.compile(
+    r"(?<=://)[^/?#\s]*(?=@)|(?<=[?&])([\w.-]{0,40}(?:key|token|secret|sig|passw)[\w.-]{0,40}=)[^&#\s]+", re.IGNORECASE
+)
 # A gateway that gave up does not say what the model behind it went on to do.
 _PERHAPS_WORKED = frozenset({408, 499, 502, 504, 520, 522, 524})
 _NEVER_SENT = frozenset({"ConnectError", "ConnectTimeout", "ClientConnectorError", "ConnectionRefusedError"})
@@ -98,6 +100,6 @@ def clean(text: str, key: str = "") -> str:
     # Longest first: one may begin with another.
     for form in sorted(forms, key=len, reverse=True):
         text = text.replace(form, "…")
-    text = _IN_URL.sub("://…@", text)
+    text = _IN_URL.sub(r"\1…", text)
     text = " ".join(text.split())
     return text if len(text) <= 300 else text[:299] + "…"
