@@ -135,8 +135,9 @@ def messages(job: Job, turns: Sequence[Turn], calls: Calls) -> tuple[Message, ..
     results = dict(_results(turns, calls))
     fence = Fence(
         [inputs, job.context, *(told for _, told in results.values())],
-        # What is known from the beginning, so that the beginning of the dialogue stays the same.
-        seed=(job.uri, job.meta.purpose, job.meta.instructions, inputs, job.context),
+        # What is known from the beginning, so that the beginning of the dialogue stays the same; and nothing but what
+        # is told, so that the same question is the same request. That no text has the mark does not rest on the seed.
+        seed=(job.meta.purpose, job.meta.instructions, inputs, job.context),
     )
     character, format = job.character, job.task.response_format
     rules = _RULES.format(material=fence.rule)
