@@ -115,6 +115,23 @@ async def test_the_resource_of_a_tool_whose_file_went_meanwhile_is_deleted_unles
         assert [tool.time_limit for tool in calling.tools()] == [3]
 
 
+async def test_a_call_that_takes_too_long_says_that_its_resource_bounds_it(tmp_path: Path) -> None:
+    (tmp_path / "tools").mkdir()
+    write(
+        tmp_path / "tools",
+        "slow.py",
+        "@tool(seconds=600)\ndef slow() -> str:\n    'Slow.'\n    time.sleep(600)\n    return ''\n",
+    )
+    async with opened(tmp_path):
+        await eventually(file_of(tmp_path, "slow").exists)
+    content = json.loads(file_of(tmp_path, "slow").read_text())["content"]
+    put(tmp_path, "cld:tool.Tool.slow", {**content, "time_limit": 0.3})
+    async with opened(tmp_path) as (_, calling):
+        result = await calling.call("slow", {}, ADA)
+    assert result.error is not None and result.error.code == "timed_out"
+    assert result.error.message.endswith("raised (time_limit in cld:tool.Tool.slow)")
+
+
 async def test_tools_work_where_their_resources_may_not_be_written(tmp_path: Path) -> None:
     (tmp_path / "tools").mkdir()
     write(tmp_path / "tools", "greet.py", GREET)
