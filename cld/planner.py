@@ -9,11 +9,13 @@ from typing import Any
 
 import msgspec
 from anyio.to_thread import run_sync
+from msgspec.structs import replace
 
 from cld.config import Work
-from cld.errors import InvalidArgument
-from cld.models import Ask, Message, Model
+from cld.errors import InvalidArgument, ModelFailed
+from cld.models import Ask, Message, Model, NoModel
 from cld.models.asking import NeverFits, ask_until
+from cld.models.failures import NOT_USABLE
 from cld.models.material import Fence, cut
 from cld.models.offline_steps import split
 from cld.models.step_schema import STEP, step_definition, steps_of
@@ -64,11 +66,12 @@ async def plan(
     """The steps of a task within `limits`, each of which can be carried out.
 
     A model that generates is asked; when none of its plans can be used the task is worked as it is, and the reason
-    says so: an answer without a plan is worth more than none. Without such a model the text is split by rule.
+    says so: an answer without a plan is worth more than none. Without such a model, or while it cannot be asked, the
+    text is split by rule.
     `failed` says why working it as it is has failed; then one step is a plan too, for it may say otherwise how.
 
     Raises:
-        ModelFailed: no model answered.
+        ModelFailed: no model answered, and there is one.
         BudgetExceeded: `left` is not enough to ask.
     """
     bounds = PlanLimits(limits.depth, limits.width, limits.tasks)
@@ -87,8 +90,14 @@ async def plan(
         (steps, reason), usage, by = await ask_until(
             model, _asked(meta, task, context, roster, bounds, failed), read, left
         )
-    except NeverFits as never:
-        return Planned((), f"worked as it is, for {never}", never.usage, never.reasons[-1].partition(":")[0])
+    except NoModel as none:
+        return replace(_by_rule(meta, task, bounds), usage=Usage(tokens=none.tokens, money=none.money))
+    except ModelFailed as never:
+        # One that twice is not even of the schema is never shown to `read`.
+        if not isinstance(never, NeverFits) and set(never.kinds) - NOT_USABLE != {"schema"}:
+            raise
+        usage = Usage(tokens=never.tokens, money=never.money)
+        return Planned((), f"worked as it is, for {never}", usage, never.reasons[-1].partition(":")[0])
     return Planned(() if _is_one(steps) and not failed else steps, reason, usage, by)
 
 

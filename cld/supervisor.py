@@ -15,7 +15,7 @@ from anyio.to_thread import run_sync
 from cld.config import Work
 from cld.errors import InvalidArgument, ModelFailed
 from cld.json_schema import Check, compile_schema
-from cld.models import Ask, Completion, Message, Model, OnText
+from cld.models import Ask, Completion, Message, Model, NoModel, OnText
 from cld.models.asking import NeverFits, ask_until
 from cld.models.material import Fence, cut
 from cld.models.offline_joining import Piece, joined_text, joined_value
@@ -80,10 +80,10 @@ async def judge(
 
     What was done once for each value of a list gives the list of outputs. Where every part was left out, the answer
     says so. Otherwise a model that generates is asked; an answer that rests on no part is never enough, so that
-    where none gave anything, only what would mend it is asked for. Without such a model it is enough when every part
-    that was worked has an output and nothing plainly contradicts what is demanded; the answer is what the parts gave,
-    side by side. Corrective steps have new ids and can be carried out beside the parts; there are none unless
-    `may_correct`.
+    where none gave anything, only what would mend it is asked for. Without such a model, or while it cannot be asked,
+    it is enough when every part that was worked has an output and nothing plainly contradicts what is demanded; the
+    answer is what the parts gave, side by side. Corrective steps have new ids and can be carried out beside the parts;
+    there are none unless `may_correct`.
 
     Raises:
         ModelFailed: no model answered; or there is none, and the parts do not fit the form asked for as they are.
@@ -102,6 +102,9 @@ async def judge(
     judging = _Judging(asked, meta, task, parts, limits, may_correct=may_correct, lacking=lacking)
     try:
         verdict, _, by = await ask_until(asked, judging.ask(), judging.read)
+    except NoModel as none:
+        spent = plus(asked.spent, Usage(tokens=none.tokens, money=none.money))
+        return msgspec.structs.replace(await _by_rule(meta, task, parts), usage=spent)
     except NeverFits as failed:
         by, _, reason = failed.reasons[-1].partition(": ")
         told = "; ".join(part for part in (lacking, f"no judgement can be used: {reason or by}") if part)
@@ -127,8 +130,7 @@ async def fits_words(
     if found := misfit(format, text, len(set(_URI.findall(text))) if sources is None else sources):
         return False, found, Usage()
     if not model.generates:
-        how = "as far as can be told without a model" if can_be_checked(format) else "not checked: there is no model"
-        return True, how, Usage()
+        return *_unchecked(format), Usage()
     shown = cut(text, MOST_MATERIAL)
     fence = Fence([format, shown])
     told = "\n\n".join([fence.around("the form asked for", format), fence.around("the text", shown)])
@@ -139,8 +141,17 @@ async def fits_words(
     async def read(value: Any) -> tuple[bool, str]:
         return value["fits"], value["reason"]
 
-    (fits, reason), usage, _ = await ask_until(model, ask, read, left)
+    try:
+        (fits, reason), usage, _ = await ask_until(model, ask, read, left)
+    except NoModel as none:
+        return *_unchecked(format), Usage(tokens=none.tokens, money=none.money)
     return fits, reason, usage
+
+
+def _unchecked(format: str) -> tuple[bool, str]:
+    """What is said of a form in words without a model."""
+    how = "as far as can be told without a model" if can_be_checked(format) else "not checked: there is no model"
+    return True, how
 
 
 def _for_each(parts: Sequence[Part]) -> Verdict:

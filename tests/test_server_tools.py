@@ -32,7 +32,7 @@ ALL = [
     "resource_get", "resource_put", "resource_list", "resource_delete", "search", "graph_query",
     "plan", "task_get", "task_update", "task_cancel", "approve",
     "resource_history", "resource_restore", "task_branch", "task_compare", "events_wait", "event_publish",
-    "policy_explain", "tool_list", "context_get", "ingest",
+    "policy_explain", "tool_list", "model_status", "context_get", "ingest",
 ]  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from cld.config import Models, Tier
 from cld.models import Ask, Completion
 from cld.models.router import Router
 from cld.types import Annotations, Budget, Step, Task, Usage, Wish
+from cld.uri import make_uri
 from cld.work.requests import begin, wait
 
 pytestmark = pytest.mark.anyio
@@ -33,11 +34,11 @@ def server() -> Iterator[OpenAI]:
 
 
 @contextlib.asynccontextmanager
-async def routed(folder: Path, server: OpenAI, **more: Any) -> AsyncGenerator[Governed]:
+async def routed(folder: Path, server: OpenAI, cache: int = 0, **more: Any) -> AsyncGenerator[Governed]:
     """An engine whose model is the real router, and whose only tier is the scripted server."""
     work = {name: more.pop(name) for name in ("time_limit", "iterations") if name in more}
     tier = Tier("a", "openai/a", **{"api_base": server.url, "price_in": 1.0, "price_out": 1.0, **more})
-    router = Router(Models(chain=(tier,)))
+    router = Router(Models(chain=(tier,), cache=cache))
     try:
         async with governed(folder, router, **work) as place:
             yield place
@@ -91,6 +92,28 @@ async def test_json_that_is_broken_or_does_not_fit_is_asked_for_again_and_then_g
         failed(await worked(place, response_format=SCHEMA), "model_failed")
         before = len(server.requests)
         assert before < 20
+
+
+async def test_a_message_whose_plan_is_never_of_the_schema_is_worked_as_it_is(server: OpenAI, tmp_path: Path) -> None:
+    server.otherwise = lambda request: Reply('{"plan": "none"}' if '"direct"' in json.dumps(request.body) else "done")
+    async with routed(tmp_path, server, price_in=0.0, price_out=0.0) as place:
+        begun = await begin(place.engine, place.store, "What is it?", budget=Budget(tokens=1_000_000))
+        task = await wait(place.engine, begun.task, 30)
+    assert (task.status, task.output) == ("completed", "done"), task.error
+
+
+async def test_the_same_question_in_another_conversation_is_asked_once(server: OpenAI, tmp_path: Path) -> None:
+    server.otherwise = lambda _: Reply("done")
+    steps = (Step("a", "apples", assistant="general"), Step("b", "pears", assistant="client"))
+    async with routed(tmp_path, server, cache=9) as place:
+        for number in (1, 1, 2, 2):
+            if number == 1:
+                assert (await worked(place)).output == "done"
+            else:
+                begun = await begin(place.engine, place.store, "fruit", steps)
+                await wait(place.engine, begun.task, 30)
+                assert (await place.content(make_uri(begun.task, "plan.Task", "a")))["output"] == "done"
+            assert len(server.requests) == number
 
 
 async def test_calls_that_cannot_be_made_are_told_to_the_model_and_written_down(server: OpenAI, tmp_path: Path) -> None:

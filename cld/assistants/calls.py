@@ -98,10 +98,10 @@ class Calls:
         deadline = min((one.approval.deadline for one in approvals if one is not None), default="")
         raise Parked("approval", deadline, spent)
 
-    def sources(self, output: Any) -> tuple[Source, ...]:
+    def sources(self, output: Any, *, quotes: bool) -> tuple[Source, ...]:
         """What the answer rests on: the resources it names of those that calls brought.
 
-        Where a model that writes names none, it is all of these but cld's own; an answer made of quotes that has no
+        Where a model that writes names none, it is all of these but cld's own; an answer made of `quotes` that has no
         quote rests on nothing.
         """
         met: dict[str, Source] = {}
@@ -110,7 +110,7 @@ class Calls:
                 _sources_in(kept.call.result, met)
         told = output if isinstance(output, str) else msgspec.json.encode(output).decode()
         named = [source for source in met.values() if _is_named(source.uri, told)]
-        if not named and self._job.model.generates:
+        if not named and not quotes:
             # Nor does an answer rest on the message that it answers.
             named = [
                 source

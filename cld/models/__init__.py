@@ -1,7 +1,8 @@
 """Models: what is asked of a language model, what comes back, and who answers.
 
 This module holds the words; `cld.models.router` tries a chain of models one after another, `cld.models.litellm`
-speaks to their providers, `cld.models.offline` answers without any. Nothing here knows resources or tools: tools
+speaks to their providers, `cld.models.offline` answers without any, and `cld.models.fallback` is the one where the
+other cannot. Nothing here knows resources or tools: tools
 are descriptions, and a wish to call one is handed back.
 """
 
@@ -10,6 +11,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from cld.errors import ModelFailed
 from cld.types import Usage, Wish
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -64,6 +66,10 @@ class Completion(msgspec.Struct, frozen=True):
     finish: Finish = "stop"
 
 
+class NoModel(ModelFailed):
+    """What was asked needs a model that writes, and there is none that can be used: rules have to do."""
+
+
 OnText = Callable[[str], None]
 """Told each piece of text as it comes; an empty piece says that what came so far is void, for another try begins."""
 
@@ -85,6 +91,7 @@ class Model(Protocol):
 
         Raises:
             ModelFailed: nobody in the chain gave an answer that can be used; it says why of each, and what was spent.
+            NoModel: likewise, for there is none at all that writes.
             BudgetExceeded: `left` is not enough for a try.
         """
         ...

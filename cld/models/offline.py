@@ -12,9 +12,8 @@ from typing import Any, cast
 import msgspec
 from anyio.to_thread import run_sync
 
-from cld.errors import ModelFailed
 from cld.json_schema import compile_schema
-from cld.models import Ask, Completion, OnText
+from cld.models import Ask, Completion, NoModel, OnText
 from cld.models.offline_picks import EXPRESSIONS, picks, reader
 from cld.models.offline_quotes import NOTHING, NOWHERE, SHORT_QUOTE, Passage, Quoted, best_quotes, passages_in, written
 from cld.models.offline_request import Called, Request, read_request, texts_in
@@ -24,7 +23,8 @@ from cld.types import Usage, Wish
 NAME = "offline"
 
 NO_MODEL = (
-    "no model is configured, so nothing can be written, only found and quoted; docs/models.md says how to add one"
+    "no model is configured or can be reached, so nothing can be written, only found and quoted; "
+    "docs/models.md says how to add one"
 )
 
 _LONG_RESULT = 2000
@@ -45,10 +45,10 @@ class Offline:
         """Wishes to call tools, or an answer made of quotes.
 
         Raises:
-            ModelFailed: what is asked for cannot be answered with quotes.
+            NoModel: what is asked for cannot be answered with quotes.
         """
         if ask.reasoning:
-            raise ModelFailed(f"planning and judging need a model: {NO_MODEL}", reasons=[f"{NAME}: {NO_MODEL}"])
+            raise NoModel(f"planning and judging need a model: {NO_MODEL}", reasons=[f"{NAME}: {NO_MODEL}"])
         # The first use reads the embedding, which takes a while.
         completion = await run_sync(_answer, ask, abandon_on_cancel=True)
         if on_text is not None and completion.text:
@@ -165,7 +165,7 @@ def _value(schema: Mapping[str, Any], quotes: list[Quoted], text: str) -> Any:
     """The answer in a form that quotes can honestly fill.
 
     Raises:
-        ModelFailed: the form asks for more.
+        NoModel: the form asks for more.
     """
     filled = _filled(schema, quotes, text)
     if filled is None or ((found := compile_schema(schema)(filled)) is not None and found):
@@ -196,5 +196,5 @@ def _filled(schema: Mapping[str, Any], quotes: list[Quoted], text: str) -> Any:
     return value if texts == 1 and None not in value.values() else None
 
 
-def _refusal(why: str) -> ModelFailed:
-    return ModelFailed(f"{why}: {NO_MODEL}", reasons=[f"{NAME}: {why}"])
+def _refusal(why: str) -> NoModel:
+    return NoModel(f"{why}: {NO_MODEL}", reasons=[f"{NAME}: {why}"])

@@ -31,6 +31,7 @@ from cld.tools import Caller, OnProgress, Result, Source
 from cld.tools.arguments import Checks
 from cld.tools.output import MAX_LEVELS, limited, nests_deeper
 from cld.tools.rates import Rates
+from cld.tools.resources import AsSet
 from cld.types import Failure, Tool
 from cld.uri import ROOT, URI, make_uri, namespace_of, parse_prefix
 
@@ -153,7 +154,7 @@ class Calling:
                 raise
             raise ToolFailed(
                 f"{tool.name} took more than {seconds:g} seconds and was stopped; "
-                "ask for less, or have its time limit raised (tooling.seconds)",
+                f"ask for less, or have its time limit raised ({_limit_of(tool, source)})",
                 kind="timed_out",
             ) from None
 
@@ -209,6 +210,15 @@ class Calling:
             for tool in source.tools():
                 found.setdefault(tool.name, (tool, source))
         return found
+
+
+def _limit_of(tool: Tool, source: Source) -> str:
+    """Where the time limit is set that bounds a call."""
+    if tool.time_limit is None:
+        return "tooling.seconds"
+    if isinstance(source, AsSet) and source.limits(tool):
+        return f"time_limit in {tool_uri(tool.name)}"
+    return f"seconds of its @tool, or time_limit in {tool_uri(tool.name)}, which beats it"
 
 
 def _task_uri(caller: Caller) -> URI:
