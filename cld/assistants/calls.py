@@ -163,13 +163,13 @@ class Calls:
             idempotent=tool is not None and (tool.annotations.idempotent or tool.annotations.read_only),
             started_at=timestamp(),
         )
-        if wish.problem:
-            error = Failure("invalid_argument", f"the arguments of the call cannot be read: {wish.problem}")
-        elif tool is None and wish.tool in self._client:
-            return replace(call, state="waiting", client=True)
-        elif tool is None:
+        if tool is None and wish.tool not in self._client:
             names = ", ".join(sorted({*self._tools, *self._client})) or "none"
             error = Failure("unknown_tool", f"there is no tool {wish.tool[:80]!r} for this task; there are: {names}")
+        elif wish.problem:
+            error = Failure("invalid_argument", f"the arguments of the call cannot be read: {wish.problem}")
+        elif tool is None:
+            return replace(call, state="waiting", client=True)
         else:
             return call
         return replace(call, state="failed", attempts=0, error=error, finished_at=timestamp())
