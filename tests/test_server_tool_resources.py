@@ -249,7 +249,7 @@ async def test_what_a_host_calls_is_checked_decided_with_its_arguments_and_appro
     async with hosted(tmp_path, environment=own(tmp_path), elicitation_callback=answer) as host:
         await host.until(lambda names: "erase" in names)
         error = await fail(host.client, "erase", what=3)
-        assert error["kind"] == "invalid_argument" and not asked
+        assert (error["code"], error["kind"]) == ("tool_failed", "invalid_argument") and not asked
         assert await call(host.client, "erase", what="this") == {"erased": "this"}
         assert len(asked) == 1 and "destructive" in asked[0]
         assert (await fail(host.client, "erase", what="that"))["code"] == "access_denied"
