@@ -26,7 +26,7 @@ MAX_DESCRIPTION = 4000
 MAX_TITLE = 200
 MAX_TOOLS = 1000
 
-PREFIX = re.compile(r"[A-Za-z0-9_-]{1,24}")
+_PREFIX = re.compile(r"[A-Za-z0-9_-]{1,24}")
 
 _OLDER = re.compile(r"https?://json-schema\.org/(draft-0[4-7]|draft/2019-09)/schema#?")
 """Dialects that most servers still name; what they use of them means the same in 2020-12, or is refused there."""
@@ -45,6 +45,11 @@ class Listing:
 
 
 EMPTY = Listing({}, {}, ())
+
+
+def misnamed(prefix: str) -> str | None:
+    """Why no names of tools can begin so, None if they can."""
+    return None if _PREFIX.fullmatch(prefix) else "its prefix has to be 1 to 24 of A-Z a-z 0-9 _ -; correct it"
 
 
 def listing_of(offered: "Sequence[mcp_types.Tool]", origin: str, server: Server, secrets: Secrets) -> Listing:
