@@ -114,16 +114,25 @@ def _schema(schema: dict[str, Any], where: str, secrets: Secrets) -> dict[str, A
     Raises:
         InvalidResource: it is none, or too large.
     """
-    dialect = schema.get("$schema")
-    older = isinstance(dialect, str) and _OLDER.fullmatch(dialect) is not None
-    if older or dialect == f"{DIALECT}#":
-        schema = {key: value for key, value in schema.items() if key != "$schema"}
     try:
-        schema = secrets.hide_in(_visible(schema, older=older))
+        schema = secrets.hide_in(as_2020(schema))
     except RecursionError:
         raise InvalidResource(f"{where} nests too deep") from None
     compile_schema(schema, where=where)
     return schema
+
+
+def as_2020(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema of that dialect or an older one in words of 2020-12, with the texts in it made visible.
+
+    Raises:
+        RecursionError: it nests too deep.
+    """
+    dialect = schema.get("$schema")
+    older = isinstance(dialect, str) and _OLDER.fullmatch(dialect) is not None
+    if older or dialect == f"{DIALECT}#":
+        schema = {key: value for key, value in schema.items() if key != "$schema"}
+    return _visible(dict(schema), older=older)
 
 
 def _visible(value: Any, *, older: bool) -> Any:
