@@ -288,6 +288,15 @@ async def test_a_person_is_asked_about_each_call_that_a_tool_makes_itself(
         await host.until_there("through")
         assert "approval_required" in await text_of(host, "through", what=["one"]), "nobody can be asked"
     assert len(erased()) == 4
+    files = (tmp_path / "resources" / ".cld" / "log").iterdir()
+    inputs = [json.loads(line).get("input", {}) for file in files for line in file.read_text().splitlines()]
+    called = [
+        (one["principal"]["id"], one["context"]["tool"], one["context"]["arguments"])
+        for one in inputs
+        if one.get("action") == "call"
+    ]
+    assert ("user:local", "through", {"what": ["one", "that", "two"]}) in called
+    assert ("user:local", "erase", {"what": "that"}) in called, "also what was called within it, and not made"
 
 
 @pytest.mark.anyio
