@@ -304,6 +304,38 @@ async def test_nothing_to_do_is_done_with_an_empty_list_and_what_is_left_out_is_
         assert len(place.model.asked) == 1
 
 
+async def test_what_a_client_gives_is_bounded_like_what_tools_give(tmp_path: Path) -> None:
+    given: list[Any] = ["a" * 5000, {"a": "a" * 5000}, {"a": 1}]
+
+    def model(ask: Ask) -> Completion:
+        if is_judging(ask):
+            return judged(ask)
+        done = sum(message.role == "tool" for message in ask.messages)
+        return answer("", Wish(f"k{done}", "camera", {})) if done < len(given) else answer("done")
+
+    tools, camera = FunctionTools(output_bytes=1024), {"name": "camera"}
+    async with working(tmp_path, model, tools) as place:
+        begun = await begin(place.engine, place.store, "Look", client_tools=[camera], assistant="general")
+        for number, result in enumerate(given):
+            assert (await wait(place.engine, begun.task, 10)).waiting == "client"
+            await update(place.engine, begun.task, call_results={f"k{number}": result})
+        assert (await wait(place.engine, begun.task, 10)).output == "done"
+        text, large, data = (await place.all_of("tool.Call")).values()
+        assert len(text["text"].encode()) <= 1024 and "of 5000 bytes" in text["text"]
+        assert large["error"]["code"] == "output_too_large" and "result" not in large
+        assert data["result"] == {"a": 1}
+
+        step = Step("mine", "Do it yourself", assistant="client")
+        begun = await begin(place.engine, place.store, "", (step,))
+        mine = make_uri(begun.task, "plan.Task", "mine")
+        await wait(place.engine, begun.task, 10)
+        with pytest.raises(InvalidArgument, match="output has 5008 bytes and at most 1024 are taken"):
+            await update(place.engine, mine, output=given[1], has_output=True)
+        await update(place.engine, mine, output=given[0], has_output=True)
+        output = (await place.content(mine))["output"]
+        assert len(output.encode()) <= 1024 and "of 5000 bytes" in output
+
+
 async def test_budgets_hold_to_the_token(tmp_path: Path) -> None:
     def model(ask: Ask) -> Completion:
         return answer("", Wish("k", "look", {}), tokens=40)

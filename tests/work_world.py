@@ -59,12 +59,16 @@ class FunctionTools:
     does: dict[str, Does] = field(default_factory=dict)
     annotations: dict[str, Annotations] = field(default_factory=dict)
     called: list[tuple[str, Mapping[str, Any], Caller]] = field(default_factory=list)
+    output_bytes: int = 100_000
 
     def offered(self, caller: Caller) -> Sequence[Tool]:
         return [
             Tool(name, f"does {name}", {"type": "object"}, annotations=self.annotations.get(name, Annotations()))
             for name in self.does
         ]
+
+    async def admit(self, tool: Tool, arguments: Mapping[str, Any], caller: Caller) -> Result | None:
+        return None
 
     async def call(self, name: str, arguments: Mapping[str, Any], caller: Caller, progress: OnProgress) -> Result:
         self.called.append((name, arguments, caller))

@@ -17,7 +17,7 @@ from cld.server.registry import Tool as Served
 from cld.tools import Caller, OnProgress, Result
 from cld.types import Annotations, Tool
 
-_NOT_FOR_TASKS = frozenset(
+NOT_FOR_TASKS = frozenset(
     {"events_wait", "plan", "task_update", "task_cancel", "approve", "task_branch", "task_compare", "model_status"}
 )
 
@@ -56,7 +56,7 @@ class OwnTools:
 
     def __init__(self, runtime: Runtime, tools: Sequence[Served]) -> None:
         self._runtime = runtime
-        self._served = {tool.name: tool for tool in tools if tool.name not in _NOT_FOR_TASKS}
+        self._served = {tool.name: tool for tool in tools if tool.name not in NOT_FOR_TASKS}
         self._tools = tuple(map(_described, self._served.values()))
 
     def tools(self) -> Sequence[Tool]:

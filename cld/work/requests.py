@@ -35,7 +35,8 @@ from cld.supervisor import fits_words
 from cld.tasks.instants import is_over
 from cld.tasks.order import Blocked, PlanLimits, check_plan
 from cld.tasks.states import Claim, Complete, Fail, Release, is_held
-from cld.tools import Caller
+from cld.tools import Caller, Result
+from cld.tools.output import MAX_ERROR, limited, too_large
 from cld.types import Approval, Budget, Call, Failure, Step, Task, Usage
 from cld.uri import MAX_DEPTH, ROOT, URI, id_of, make_uri, parent_of, type_of
 from cld.work.claims import blocked
@@ -289,6 +290,8 @@ async def update(
     node = await engine.forest.load(uri)
     if node.is_over:
         raise InvalidTransition(f"{uri} is {node.task.status}; nothing can be added to it")
+    if has_output:
+        output = _within(engine.world.calling.output_bytes, output)
     if call_results:
         await _take_results(engine, node, call_results)
     if not has_output and status is None:
@@ -301,7 +304,7 @@ async def update(
     now, fence = timestamp(), node.task.fence + 1
     claim = Claim(engine.holder, CLIENT_LEASE_SECONDS, now, over=True)
     if status == "failed":
-        failed = Failure("client_failed", error or "the client could not do it")
+        failed = Failure("client_failed", error[:MAX_ERROR] or "the client could not do it")
         return await engine.forest.change(node, claim, Fail(failed, now, engine.holder, fence))
     return await engine.forest.change(node, claim, Complete(engine.holder, fence, now, output=output, usage=spent))
 
@@ -319,12 +322,22 @@ async def _take_results(engine: Engine, node: Node, results: Mapping[str, Any]) 
     for name, result in results.items():
         kept = waiting.pop(name if name in waiting else by_key[name])
         text = result if isinstance(result, str) else ""
-        await journal.finish(kept, result=None if text else result, text=text, error=None)
+        took = limited(Result(None if text else result, text), engine.world.calling.output_bytes)
+        await journal.finish(kept, result=took.data, text=took.text, error=took.error)
     if not waiting and node.task.status == "waiting":
         now, fence = timestamp(), node.task.fence + 1
         claim = Claim(engine.holder, CLIENT_LEASE_SECONDS, now, over=True)
         # Claimed and given back in one write: whoever comes first goes on with it.
         await engine.forest.change(node, claim, Release(engine.holder, fence))
+
+
+def _within(most: int, output: Any) -> Any:
+    """What a client gives as `limited` takes it, but that data which are too large are refused: it can give less."""
+    if isinstance(output, str):
+        return limited(Result(text=output), most).text
+    if (fault := too_large(output, most)) is not None:
+        raise InvalidArgument(f"output {fault}; give less, or put it into resources and name them", field="output")
+    return output
 
 
 async def _check_format(engine: Engine, node: Node, output: Any) -> Usage:
