@@ -15,7 +15,7 @@ from anyio.to_thread import run_sync
 from cld.config import Work
 from cld.errors import InvalidArgument, ModelFailed
 from cld.json_schema import Check, compile_schema
-from cld.models import Ask, Completion, Message, Model, NoModel, OnText
+from cld.models import Ask, Completion, Message, Model, More, NoModel, OnText
 from cld.models.asking import NeverFits, ask_until
 from cld.models.material import Fence, cut
 from cld.models.offline_joining import Piece, joined_text, joined_value
@@ -378,11 +378,13 @@ class _Within:
     def bound(self, ask: Ask) -> Usage:
         return self._model.bound(ask)
 
-    async def complete(self, ask: Ask, on_text: OnText | None = None, *, left: Usage | None = None) -> Completion:
+    async def complete(
+        self, ask: Ask, on_text: OnText | None = None, *, left: Usage | None = None, more: More | None = None
+    ) -> Completion:
         if self._left is not None:
             tokens, money = self._left.tokens - self.spent.tokens, self._left.money - self.spent.money
             left = msgspec.structs.replace(self._left, tokens=max(0, tokens), money=max(0.0, money))
-        completion = await self._model.complete(ask, on_text, left=left)
+        completion = await self._model.complete(ask, on_text, left=left, more=more)
         self.spent = plus(self.spent, completion.usage)
         return completion
 

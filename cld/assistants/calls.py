@@ -211,7 +211,7 @@ class Calls:
 
     async def _again(self, id: str, kept: KeptCall, call: Call) -> KeptCall:
         """The call as it is to be made once more, which costs once more."""
-        await self._job.purse.hold(id, Usage(calls=call.attempts))
+        await self._job.purse.hold(id, Usage(calls=call.attempts), Usage(calls=kept.call.attempts))
         return await self._job.journal.change(kept, call)
 
     def _who(self, found: KeptApproval) -> str:

@@ -9,7 +9,7 @@ import logging
 from msgspec.structs import replace
 
 from cld.errors import ModelFailed
-from cld.models import Ask, Completion, NoModel, OnText
+from cld.models import Ask, Completion, More, NoModel, OnText
 from cld.models.failures import NOT_USABLE
 from cld.models.offline import NAME, Offline
 from cld.models.router import Router
@@ -39,7 +39,9 @@ class Fallback:
         """As `Model.bound`, of the router: answering without it costs nothing."""
         return self._router.bound(ask)
 
-    async def complete(self, ask: Ask, on_text: OnText | None = None, *, left: Usage | None = None) -> Completion:
+    async def complete(
+        self, ask: Ask, on_text: OnText | None = None, *, left: Usage | None = None, more: More | None = None
+    ) -> Completion:
         """As `Model.complete`, by a model that is called `offline` where no tier can be asked.
 
         Raises:
@@ -47,7 +49,7 @@ class Fallback:
             NoModel: no tier can be asked, and without one the question cannot be answered.
         """
         try:
-            completion = await self._router.complete(ask, on_text, left=left)
+            completion = await self._router.complete(ask, on_text, left=left, more=more)
         except ModelFailed as failed:
             if not failed.kinds or not NOT_USABLE.issuperset(failed.kinds):
                 self._found(ask)

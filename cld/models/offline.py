@@ -13,7 +13,7 @@ import msgspec
 from anyio.to_thread import run_sync
 
 from cld.json_schema import compile_schema
-from cld.models import Ask, Completion, NoModel, OnText
+from cld.models import Ask, Completion, More, NoModel, OnText
 from cld.models.offline_picks import EXPRESSIONS, picks, reader
 from cld.models.offline_quotes import NOTHING, NOWHERE, SHORT_QUOTE, Passage, Quoted, best_quotes, passages_in, written
 from cld.models.offline_request import Called, Request, read_request, texts_in
@@ -41,7 +41,9 @@ class Offline:
     def bound(self, ask: Ask) -> Usage:
         return Usage()
 
-    async def complete(self, ask: Ask, on_text: OnText | None = None, *, left: Usage | None = None) -> Completion:
+    async def complete(
+        self, ask: Ask, on_text: OnText | None = None, *, left: Usage | None = None, more: More | None = None
+    ) -> Completion:
         """Wishes to call tools, or an answer made of quotes.
 
         Raises:

@@ -19,7 +19,7 @@ import msgspec
 from cld.config import Models, Tier
 from cld.errors import BudgetExceeded, ConfigError, ModelFailed, Unsupported
 from cld.json_schema import Check, compile_schema
-from cld.models import Ask, Completion, OnText
+from cld.models import Ask, Completion, More, OnText
 from cld.models.allowance import LEAST_ANSWER, Allowance
 from cld.models.answers import Misfits, correction, judged
 from cld.models.counters import Counters, Standing, standing
@@ -151,7 +151,9 @@ class Router:
             money = max(money, price.of(request.prompt, longest))
         return Usage(tokens=tokens, money=money, requests=1)
 
-    async def complete(self, ask: Ask, on_text: OnText | None = None, *, left: Usage | None = None) -> Completion:
+    async def complete(
+        self, ask: Ask, on_text: OnText | None = None, *, left: Usage | None = None, more: More | None = None
+    ) -> Completion:
         """As `Model.complete`; an answer out of the cache costs nothing.
 
         Where some tries were made and what is left does not do for the next, that is a `ModelFailed`, which says
@@ -173,7 +175,7 @@ class Router:
             check = await asyncio.to_thread(compile_schema, ask.schema)
         await self.prepare()
         self._enter()
-        allowance, telling = Allowance(left), _Telling(on_text)
+        allowance, telling = Allowance(left, more), _Telling(on_text)
         failures: list[tuple[_Lane, Failed]] = []
         for lane in line:
             try:
@@ -231,8 +233,10 @@ class Router:
 
     async def _try(self, lane: _Lane, ask: Ask, request: Request, allowance: Allowance, telling: _Telling) -> Answer:
         """One request, and what it cost."""
-        price = lane.price()
-        most = allowance.affords(request.prompt, lane.longest(ask, request), price)
+        price, longest = lane.price(), lane.longest(ask, request)
+        # What is left is mostly what one try was thought to cost, and another may have spent it.
+        await allowance.extend(request.prompt, longest, price)
+        most = allowance.affords(request.prompt, longest, price)
         tokens, money = request.prompt + most, price.of(request.prompt, most)
         async with lane.queue.place(ask.fair):
             telling.begin()

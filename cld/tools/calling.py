@@ -129,7 +129,7 @@ class Calling:
         tool, source = found
         if caller.depth >= MAX_DEPTH:
             return _failed("too_deep", f"{name} was not called: tools called one another {MAX_DEPTH} times in a row")
-        return await self._told(tool, self._call(tool, source, arguments, caller, progress))
+        return await self._told(tool, self._call(tool, source, arguments, caller, progress), source)
 
     async def admit(self, tool: Tool, arguments: Mapping[str, Any], caller: Caller) -> Result | None:
         """Whether `caller` may call a tool that somebody else runs: None, and it counts as called, or why not.
@@ -138,10 +138,12 @@ class Calling:
         """
         return await self._told(tool, self._admitted(tool, arguments, caller))
 
-    async def _told(self, tool: Tool, doing: Coroutine[Any, Any, AnsweredT]) -> AnsweredT | Result:
+    async def _told(
+        self, tool: Tool, doing: Coroutine[Any, Any, AnsweredT], source: Source | None = None
+    ) -> AnsweredT | Result:
         """What comes of it within the tool's time, or what a model can act on of how it failed."""
         try:
-            return await self._timed(tool, doing)
+            return await self._timed(tool, doing, source)
         except ToolFailed as failed:
             return _failed(failed.kind, str(failed))
         except _RAISED:
@@ -168,7 +170,7 @@ class Calling:
             self._rates.take(tool.name, namespace_of(_task_uri(caller)))
         return misfit
 
-    async def _timed(self, tool: Tool, doing: Coroutine[Any, Any, AnsweredT]) -> AnsweredT:
+    async def _timed(self, tool: Tool, doing: Coroutine[Any, Any, AnsweredT], source: Source | None) -> AnsweredT:
         seconds = tool.time_limit or self._tooling.seconds
         limit = asyncio.timeout(seconds)
         try:
@@ -237,7 +239,7 @@ class Calling:
         return found
 
 
-def _limit_of(tool: Tool, source: Source) -> str:
+def _limit_of(tool: Tool, source: Source | None) -> str:
     """Where the time limit is set that bounds a call."""
     if tool.time_limit is None:
         return "tooling.seconds"
