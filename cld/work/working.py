@@ -383,7 +383,7 @@ class _Claimed:
 
     async def _member(self) -> Member:
         task = self._node.task
-        member = await self._working.assistants.member(self._node.uri, _id_of(task.assistant))
+        member = await self._working.assistants.member(self._node.uri, task.assistant)
         if member is None:
             raise InvalidArgument(f"{task.assistant} is no assistant (any more); name another one", field="assistant")
         return member
