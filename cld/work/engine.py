@@ -91,9 +91,10 @@ class Engine:
         self._due = Due()
         self._put_off: set[URI] = set()
         """What could not be claimed though nobody had it, and is not tried again before it is due."""
-        self._ready: list[tuple[int, int, URI]] = []
+        self._ready: list[tuple[tuple[int, list[str | int]], int, URI]] = []
         self._queued: set[URI] = set()
         self._order = itertools.count()
+        self._is_pumping = False
         self._listeners: dict[object, Listener] = {}
         self._readers: dict[object, Listener] = {}
         self._asides: set[asyncio.Task[None]] = set()
@@ -259,11 +260,18 @@ class Engine:
         if not self.world.settings.tasks_at_once:
             return  # it was opened to look and to stop
         self._queued.add(node.uri)
-        heapq.heappush(self._ready, (-node.task.priority, next(self._order), node.uri))
-        self._pump()
+        heapq.heappush(self._ready, (node.turn, next(self._order), node.uri))
+        self._pump_soon()
+
+    def _pump_soon(self) -> None:
+        """Begin what is queued once all that can be claimed together is: only then is the first of it known."""
+        if not self._is_pumping:
+            self._is_pumping = True
+            asyncio.get_running_loop().call_soon(self._pump)
 
     def _pump(self) -> None:
         """Begin as many of the queued tasks as may run at once."""
+        self._is_pumping = False
         while self._ready and len(self._running) < self.world.settings.tasks_at_once and not self._closing:
             _, _, uri = heapq.heappop(self._ready)
             self._queued.discard(uri)
@@ -277,7 +285,7 @@ class Engine:
         if not ended.cancelled() and (error := ended.exception()) is not None:
             log.error("%s: working it failed", node.uri, exc_info=error)
             self._put_off_for_now(node)
-        self._pump()
+        self._pump_soon()
         if node.is_over:
             self._aside(self._stops.settle(node))
         elif node.task.waiting == "approval":

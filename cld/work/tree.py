@@ -14,6 +14,7 @@ import re
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from itertools import cycle
 from typing import Any
@@ -63,6 +64,16 @@ class Node:
     def id(self) -> str:
         return id_of(self.uri)
 
+    @cached_property
+    def counted(self) -> list[str | int]:
+        """Its id with its numbers as numbers, to sort by."""
+        return _counted(self.id)
+
+    @property
+    def turn(self) -> tuple[int, list[str | int]]:
+        """What is taken up first is smallest: by priority, then by id."""
+        return -self.task.priority, self.counted
+
     @property
     def is_over(self) -> bool:
         return self.task.status in TERMINAL
@@ -91,7 +102,7 @@ class Node:
 
     def in_order(self) -> "list[Node]":
         """The subtasks as a person would tell them: after those they need, and `s2` before `s10`."""
-        by_name = sorted(self.children.values(), key=lambda child: _counted(child.id))
+        by_name = sorted(self.children.values(), key=lambda child: child.counted)
         # All of them first: what comes first here stays first among those that need nothing.
         order: TopologicalSorter[str] = TopologicalSorter({child.id: () for child in by_name})
         for child in by_name:
