@@ -13,6 +13,7 @@ from cld.tasks.states import (
     Cancel,
     Claim,
     Complete,
+    Decide,
     Event,
     Fail,
     Judge,
@@ -41,6 +42,7 @@ STEPS = (Step("a", "do it"),)
 def holders_events(holder: str, fence: int) -> Iterator[Event]:
     yield Renew(holder, fence, 30, T0)
     yield Release(holder, fence)
+    yield Decide(holder, fence, Usage(tokens=1))
     yield Plan(holder, fence, STEPS)
     yield Supervise(holder, fence)
     yield Wait(holder, fence, "approval")
@@ -193,6 +195,15 @@ def test_what_waits_for_time_is_claimed_when_it_has_come_and_other_waits_when_th
     assert apply(asked, Claim("b", 30, T0, over=True)).status == "running"
     with pytest.raises(InvalidTransition, match="until when"):
         apply(running(), Wait("a", 1, "time"))
+
+
+def test_what_was_decided_stays_until_all_of_it_is_done_again() -> None:
+    spent = apply(running(), Spend("a", 1, Usage(tokens=2)))
+    decided = apply(spent, Decide("a", 1, Usage(tokens=7)))
+    assert decided.decided == decided.usage == Usage(tokens=9)
+    taken = apply(apply(decided, Release("a", 1, Usage(tokens=1))), Claim("b", 30, T0))
+    assert taken.decided == Usage(tokens=9) and taken.usage == Usage(tokens=10)
+    assert apply(apply(taken, Complete("b", 2, T0)), Reopen()).decided is None
 
 
 def test_a_plan_survives_its_holder_until_its_subtasks_are_there() -> None:

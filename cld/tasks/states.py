@@ -67,6 +67,14 @@ class Release(Struct, frozen=True):
     usage: Usage = NOTHING
 
 
+class Decide(Struct, frozen=True):
+    """The holder knows that the task is to be worked, and as it is or in the steps it has; nobody decides it again."""
+
+    holder: str
+    fence: int
+    usage: Usage = NOTHING
+
+
 class Plan(Struct, frozen=True):
     """The holder knows the subtasks, and will make them now; who takes over makes those that are missing."""
 
@@ -176,6 +184,7 @@ Event = (
     | Claim
     | Renew
     | Release
+    | Decide
     | Plan
     | Supervise
     | Wait
@@ -213,10 +222,16 @@ def apply(task: Task, event: Event) -> Task:
             _held(task, event)
             status = task.status if task.status == "supervising" else _claimable(task)
             return replace(task, status=status, lease=None, usage=plus(task.usage, event.usage))
+        case Decide():
+            _held(task, event)
+            _in(task, event, "running")
+            usage = plus(task.usage, event.usage)
+            return replace(task, decided=usage, usage=usage)
         case Plan():
             _held(task, event)
             _in(task, event, "running")
-            return replace(task, plan=event.steps, usage=plus(task.usage, event.usage))
+            usage = plus(task.usage, event.usage)
+            return replace(task, plan=event.steps, decided=usage, usage=usage)
         case Supervise():
             _held(task, event)
             return replace(task, status="supervising", lease=None, plan=(), usage=plus(task.usage, event.usage))
@@ -316,6 +331,7 @@ def _reopened(task: Task, event: Reopen) -> Task:
     return replace(
         task,
         status=_claimable(task),
+        decided=None,
         plan=None,
         skipped="",
         output=None,

@@ -337,7 +337,8 @@ class Engine:
             events.append(Assign(task.assistant, Elected(by="plan", reason="the plan names it")))
         seconds, now = self.world.settings.lease_seconds, timestamp()
         events.append(Claim(self.holder, seconds, now, over=task.status == "waiting"))
-        if task.assistant == CLIENT and task.status != "supervising" and not task.plan:
+        is_asked = bool(task.plan or task.for_each or (task.when and task.decided is None))
+        if task.assistant == CLIENT and task.status != "supervising" and not is_asked:
             events.append(Wait(self.holder, task.fence + 1, "client"))
             await self.forest.change(node, *events)
             return False

@@ -27,7 +27,7 @@ from cld.errors import (
 )
 from cld.guard import GuardedStore
 from cld.journal import Journal
-from cld.models import Ask, Message, OnText
+from cld.models import Ask, Completion, Message, OnText
 from cld.planner import plan
 from cld.policy import Context
 from cld.principal import Principal, parse_principal
@@ -35,17 +35,31 @@ from cld.purse import Ledgers, Metered, Purse
 from cld.resource import Draft, Meta, timestamp
 from cld.store import ANY_VERSION
 from cld.supervisor import Part, judge
-from cld.tasks.budget import time_left
+from cld.tasks.budget import plus, time_left, total
 from cld.tasks.conditions import evaluate_list, evaluate_when, is_question, question
 from cld.tasks.inputs import collect, expand, resolve
 from cld.tasks.order import PlanLimits, check_plan, dependencies
-from cld.tasks.states import Complete, Event, Fail, Judge, Plan, Release, Skip, Stopped, Supervise, Wait
+from cld.tasks.states import (
+    NOTHING,
+    Complete,
+    Decide,
+    Event,
+    Fail,
+    Judge,
+    Plan,
+    Release,
+    Skip,
+    Spend,
+    Stopped,
+    Supervise,
+    Wait,
+)
 from cld.tools import Caller
 from cld.tools.process import to_the_end
 from cld.types import Failure, Judgement, Source, Step, Task, Usage
 from cld.uri import URI, id_of, make_uri
 from cld.work.context import Contexts
-from cld.work.electing import Assistants, Member, names
+from cld.work.electing import CLIENT, Assistants, Member, names
 from cld.work.tree import Forest, Node, meta_of, task_of
 from cld.work.world import World
 
@@ -82,28 +96,26 @@ class Working:
 
     async def run(self, node: Node) -> None:
         """Work a claimed task until it is over, waits, or is others' to go on with."""
-        fence = node.task.fence
+        claimed = _Claimed(self, node, fence := node.task.fence)
         try:
-            await self._ended(node, await self._outcome(node, fence))
+            await self._ended(node, await self._outcome(node, claimed))
         except (LeaseLost, InvalidTransition) as lost:
             log.info("%s: %s", node.uri, lost)
             if node.task.status == "cancelled":
-                await to_the_end(self.let_go(node, fence))
+                await to_the_end(self.let_go(node, fence, claimed.spent))
         except asyncio.CancelledError:
-            await to_the_end(self.let_go(node, fence))
+            await to_the_end(self.let_go(node, fence, claimed.spent))
             raise
 
-    async def _outcome(self, node: Node, fence: int) -> Sequence[Event]:
+    async def _outcome(self, node: Node, claimed: "_Claimed") -> Sequence[Event]:
         """The events that end the claim."""
-        held: dict[str, Any] = {"holder": self.holder, "fence": fence}
         seconds = self.world.settings.time_limit
         try:
             seconds = self._seconds(node)
             async with asyncio.timeout(seconds):
-                return await _Claimed(self, node, fence).work()
+                return await claimed.work()
         except Parked as parked:
-            usage = delta(parked.usage, node.task.usage)
-            return [Wait(waiting=parked.waiting, until=parked.until, usage=usage, **held)]
+            return [claimed.parked(parked)]
         except TimeoutError:
             error = Failure("timed_out", f"it was not done within {seconds:g} seconds; give it a longer time_limit")
         except (LeaseLost, InvalidTransition):
@@ -113,8 +125,7 @@ class Working:
         except Exception as unexpected:  # a task boundary: one task's trouble is no other's
             log.exception("%s: working it failed", node.uri)
             error = Failure("internal", f"an unexpected error: {type(unexpected).__name__}: {unexpected}"[:1000])
-        spent = await self._spent(node)
-        return [Fail(error=error, now=timestamp(), usage=spent, **held)]
+        return [claimed.failed(error.code, error.message, await claimed.spent())]
 
     async def _ended(self, node: Node, events: Sequence[Event]) -> None:
         if any(isinstance(event, Fail) for event in events):
@@ -126,33 +137,25 @@ class Working:
         if events:
             await self.forest.change(node, *events)
 
-    async def _spent(self, node: Node) -> Usage:
-        """What a task that failed has spent on turns and calls that are not counted yet."""
-        journal = Journal(self.keeper, node.uri)
-        try:
-            turns, calls = await journal.turns(), await journal.calls()
-        except CldError:
-            return Usage()
-        whole = Usage(calls=sum(kept.call.attempts for kept in calls.values()))
-        for turn in turns:
-            whole = replace(whole, tokens=whole.tokens + turn.usage.tokens, money=whole.money + turn.usage.money)
-        return delta(whole, node.task.usage)
+    async def let_go(self, node: Node, fence: int, spent: Callable[[], Awaitable[Usage]] | None = None) -> None:
+        """After what ran has been stopped: say so where the task was cancelled, else leave it to others.
 
-    async def let_go(self, node: Node, fence: int) -> None:
-        """After what ran has been stopped: say so where the task was cancelled, else leave it to others."""
+        `spent` is what it cost and does not count yet.
+        """
         try:
             await self.purse(node).flush()
+            usage = Usage() if spent is None else await spent()
             if not _is_cancelled(node):
                 try:
-                    await self.forest.change(node, Release(self.holder, fence))
+                    await self.forest.change(node, Release(self.holder, fence, usage))
                     return
                 except LeaseLost:
                     if not _is_cancelled(node):
                         raise
             await Journal(self.keeper, node.uri).close("its task was cancelled")
             # Else the lease stays until all below it is at rest as well; the engine sees to that.
-            if node.restless <= 1:
-                await self.forest.change(node, Stopped(timestamp(), self.holder, fence))
+            stopped = [Stopped(timestamp(), self.holder, fence)] if node.restless <= 1 else []
+            await self.forest.change(node, Spend(self.holder, fence, usage), *stopped)
         except CldError as error:
             log.info("%s: %s", node.uri, error)
 
@@ -216,13 +219,28 @@ class Working:
 
     async def _placed(self, node: Node, task: Task) -> Task:
         """The task with its assistant by URI, for plans may name it by id."""
-        if not task.assistant or task.assistant == "client":
+        if not task.assistant or task.assistant == CLIENT:
             return task
         if (member := await self.assistants.member(node.uri, task.assistant)) is None:
             there = names(await self.assistants.of(node.uri))
             message = f"there is no assistant {task.assistant!r}; there are: {there}"
             raise InvalidArgument(message, field="assistant")
         return replace(task, assistant=str(member.uri))
+
+
+class _Counting(Metered):
+    """A model that says what it has cost, but for answers that were cut off: what these cost nobody knows."""
+
+    spent = NOTHING
+
+    async def complete(self, ask: Ask, on_text: OnText | None = None, *, left: Usage | None = None) -> Completion:
+        try:
+            completion = await super().complete(ask, on_text, left=left)
+        except ModelFailed as failed:
+            self.spent = plus(self.spent, Usage(tokens=failed.tokens, money=failed.money))
+            raise
+        self.spent = plus(self.spent, completion.usage)
+        return completion
 
 
 class _Claimed:
@@ -235,28 +253,47 @@ class _Claimed:
         self._fence = fence
         self._held: dict[str, Any] = {"holder": working.holder, "fence": fence}
         self._purse = working.purse(node)
-        self._model = Metered(working.world.model, self._purse, str(fence))
+        self._model = _Counting(working.world.model, self._purse, str(fence))
+        self._counted = Usage()
+        """What of the model's cost under this claim is in the task."""
 
     async def work(self) -> Sequence[Event]:
         """Do what is to be done next; the events that end the claim."""
         task = self._node.task
         if task.attempts > (most := self._world.settings.attempts):
-            return [self._failed("abandoned", f"{most} processes began it and ended without giving it back")]
+            why = f"{most} processes began it and ended without giving it back"
+            return [self.failed("abandoned", why, await self.spent())]
         if self._fence > 1 and await self._purse.left_behind(self._fence):
             journal = Journal(self._working.keeper, self._node.uri)
             calls = {id: kept.call for id, kept in (await journal.calls()).items()}
             await self._purse.take_over(self._fence, await journal.turns(), calls)
         if task.status == "supervising":
             return await self._judge()
-        if task.plan and not (task.for_each and not self._is_expanded(task.plan)):
+        if task.decided is None and (ended := await self._decide()) is not None:
+            return ended
+        task = self._node.task
+        if task.plan or (task.for_each and task.plan is not None):
             return await self._supervise(task.plan)
+        if task.assistant == CLIENT:
+            return [Wait(waiting="client", **self._held)]
+        return await self._direct(self._inputs())
+
+    async def _decide(self) -> Sequence[Event] | None:
+        """Settle whether and how it is worked, once for all; the events that end the claim where that ends it.
+
+        Written down before anything is done about it: nobody asks again, and no answer can be another one later.
+        """
+        task = self._node.task
+        is_given = bool(task.direct or task.plan or task.assistant == CLIENT)
+        if is_given and not (task.when or task.for_each):
+            return None
         inputs = self._inputs()
         if task.when and not await self._holds(task.when, inputs):
-            return [Skip(f"it was not so: {task.when}", timestamp(), **self._held)]
+            return [Skip(f"it was not so: {task.when}", timestamp(), usage=self._uncounted(), **self._held)]
         if task.for_each:
             items = await asyncio.to_thread(evaluate_list, task.for_each, inputs)
-            return await self._plan(expand(self._as_step(), items, inputs), Usage())
-        if not task.direct:
+            return await self._plan(expand(self._as_step(), items, inputs))
+        if not is_given:
             found = await plan(
                 self._model,
                 self._node.meta,
@@ -266,14 +303,55 @@ class _Claimed:
                 self._world.settings,
             )
             if found.steps:
-                return await self._plan(found.steps, found.usage)
-        return await self._direct(inputs)
+                return await self._plan(found.steps)
+        await self._write(Decide(usage=self._uncounted(), **self._held))
+        return None
 
-    async def _plan(self, steps: tuple[Step, ...], usage: Usage) -> Sequence[Event]:
+    async def spent(self) -> Usage:
+        """What was spent on the task and is not counted in it yet."""
+        journal = Journal(self._working.keeper, self._node.uri)
+        try:
+            turns, calls = await journal.turns(), await journal.calls()
+        except CldError:
+            return self._uncounted()
+        # Those of this claim are in what its model cost.
+        said = [turn.usage for turn in turns if not turn.held.startswith(f"{self._fence}.")]
+        made = Usage(calls=sum(kept.call.attempts for kept in calls.values()))
+        return plus(self._since_decided(total([*said, made])), self._uncounted())
+
+    def parked(self, parked: Parked) -> Wait:
+        """The end of the claim by what has to be waited for."""
+        usage = self._since_decided(parked.usage)
+        return Wait(waiting=parked.waiting, until=parked.until, usage=usage, **self._held)
+
+    def failed(self, code: str, message: str, usage: Usage = NOTHING) -> Fail:
+        """The end of the claim by failure."""
+        return Fail(error=Failure(code, message), now=timestamp(), usage=usage, **self._held)
+
+    def _uncounted(self) -> Usage:
+        """What of the model's cost under this claim is not in the task yet."""
+        return delta(self._model.spent, self._counted)
+
+    def _since_decided(self, dialogue: Usage) -> Usage:
+        """What of the cost of the whole dialogue with its calls is not in the task yet."""
+        task = self._node.task
+        return delta(plus(task.decided or NOTHING, dialogue), task.usage)
+
+    async def _write(self, event: Event) -> None:
+        """Write down what has cost all that was uncounted; to the end, for it must not be counted once more."""
+
+        async def written() -> None:
+            spent = self._model.spent
+            await self._working.forest.change(self._node, event)
+            self._counted = spent
+
+        await to_the_end(written())
+
+    async def _plan(self, steps: tuple[Step, ...]) -> Sequence[Event]:
         settings = self._world.settings
         check_plan(steps, limits=PlanLimits(settings.depth, settings.width, settings.tasks), field="plan")
         # Before any is made, so that who takes over makes the same ones.
-        await self._working.forest.change(self._node, Plan(steps=steps, usage=usage, **self._held))
+        await self._write(Plan(steps=steps, usage=self._uncounted(), **self._held))
         self._working.tell(self._node, f"planned {len(steps)} subtasks")
         return await self._supervise(steps)
 
@@ -310,7 +388,7 @@ class _Claimed:
         done = await work(job)
         reader = self._world.store(principal, Context(tool="resource_get", task=str(node.uri)))
         sources = await _seen(reader, done.sources)
-        return await self._complete(done.output, sources, delta(done.usage, node.task.usage))
+        return await self._complete(done.output, sources, self._since_decided(done.usage))
 
     async def _judge(self) -> Sequence[Event]:
         working, node, task = self._working, self._node, self._node.task
@@ -319,7 +397,7 @@ class _Claimed:
         parts = [_part(child) for child in node.in_order()]
         if task.for_each:
             if bad := [part for part in parts if part.status != "completed"]:
-                return [self._failed("subtask_failed", f"{bad[0].id} was {bad[0].status}: {bad[0].error}")]
+                return [self.failed("subtask_failed", f"{bad[0].id} was {bad[0].status}: {bad[0].error}")]
             outputs = collect(node.id, {child.id: child.task for child in node.children.values()})
             return await self._complete(outputs, _sources(parts), Usage())
         verdict = await judge(
@@ -330,14 +408,14 @@ class _Claimed:
             self._world.settings,
             may_correct=len(task.judgements) < self._world.settings.corrections,
         )
-        judged = Judge(judgement=verdict.judgement, steps=verdict.steps, usage=verdict.usage, **self._held)
+        judged = Judge(judgement=verdict.judgement, steps=verdict.steps, usage=self._uncounted(), **self._held)
         if verdict.steps:
-            await working.forest.change(node, judged)
+            await self._write(judged)
             working.tell(node, f"not enough yet: {verdict.judgement.reason}")
             return await self._supervise(verdict.steps)
         if verdict.judgement.enough:
             return [judged, *await self._complete(verdict.output, verdict.sources, Usage())]
-        return [judged, self._failed("not_enough", _why(verdict.judgement, parts))]
+        return [judged, self.failed("not_enough", _why(verdict.judgement, parts))]
 
     async def _complete(self, output: Any, sources: tuple[Source, ...], usage: Usage) -> Sequence[Event]:
         node = self._node
@@ -349,19 +427,12 @@ class _Claimed:
             await self._working.keeper.put(draft, if_version=ANY_VERSION)
         return [Complete(now=timestamp(), output=output, sources=sources, usage=usage, **self._held)]
 
-    def _failed(self, code: str, message: str) -> Fail:
-        return Fail(error=Failure(code, message), now=timestamp(), **self._held)
-
     def _inputs(self) -> dict[str, Any]:
         """The inputs with what other tasks gave in place of references to them."""
         node = self._node
         siblings = {} if node.parent is None else node.parent.children
         needed = {id: siblings[id].task for id in dependencies(node.task) if id in siblings}
         return resolve(node.task.inputs, needed)
-
-    def _is_expanded(self, plan: Sequence[Step]) -> bool:
-        """Whether the plan is already one for each value, and not what is to be done for each."""
-        return all(step.id.startswith(f"{self._node.id}-") for step in plan)
 
     async def _holds(self, when: str, inputs: dict[str, Any]) -> bool:
         if not is_question(when):
