@@ -29,6 +29,7 @@ from cld.tasks.states import (
     Wake,
     apply,
     is_held,
+    is_late,
 )
 from cld.types import Failure, Judgement, Step, Task, Usage
 
@@ -47,6 +48,7 @@ def holders_events(holder: str, fence: int) -> Iterator[Event]:
     yield Supervise(holder, fence)
     yield Wait(holder, fence, "approval")
     yield Wait(holder, fence, "time", LATE)
+    yield Wait(holder, fence, "client", LATE)
     yield Judge(holder, fence, Judgement(enough=False), STEPS)
     yield Complete(holder, fence, T0, output=1)
     yield Skip("no need", T0, holder, fence)
@@ -136,6 +138,10 @@ def test_from_every_state_that_is_not_over_there_is_a_way_to_each_end() -> None:
     for _, _, task in walk(6):
         if task.status in TERMINAL:
             continue
+        if is_late(task, MUCH_LATER):
+            assert apply(task, Fail(BROKEN, MUCH_LATER)).status == "failed"
+            assert apply(task, Cancel("unwanted", T0)).status == "cancelled"
+            continue
         claimed = apply(task, Claim("c", 30, MUCH_LATER, over=True))
         assert apply(claimed, Complete("c", claimed.fence, MUCH_LATER)).status == "completed"
         assert apply(task, Fail(BROKEN, MUCH_LATER)).status == "failed"
@@ -195,6 +201,14 @@ def test_what_waits_for_time_is_claimed_when_it_has_come_and_other_waits_when_th
     assert apply(asked, Claim("b", 30, T0, over=True)).status == "running"
     with pytest.raises(InvalidTransition, match="until when"):
         apply(running(), Wait("a", 1, "time"))
+
+
+def test_what_a_client_has_to_say_comes_too_late_after_the_time_it_had() -> None:
+    asked = apply(running(), Wait("a", 1, "client", LATE))
+    assert apply(asked, Claim("b", 30, T0, over=True)).status == "running"
+    with pytest.raises(InvalidTransition, match=f"had time until {LATE}"):
+        apply(asked, Claim("b", 30, MUCH_LATER, over=True))
+    assert apply(asked, Fail(BROKEN, MUCH_LATER)).status == "failed"
 
 
 def test_what_was_decided_stays_until_all_of_it_is_done_again() -> None:

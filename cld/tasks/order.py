@@ -14,7 +14,7 @@ from cld.errors import InvalidArgument
 from cld.tasks.budget import COUNTED, beyond, tightest
 from cld.tasks.conditions import EACH, check_expression, is_question, path_expression
 from cld.tasks.instants import Instant, is_over
-from cld.tasks.states import TERMINAL, is_held
+from cld.tasks.states import TERMINAL, is_held, is_late
 from cld.types import Budget, Step, Task
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,96}")
@@ -115,6 +115,8 @@ def blocked(task: Task, siblings: Mapping[str, Task], now: Instant) -> Blocked |
         return Blocked("lease", f"{task.lease.holder} works it, until {ends} at least", (), ends)
     if task.status in ("pending", "assigned"):
         return _dependencies_missing(task, siblings)
+    if is_late(task, now):
+        return Blocked("never", f"its client did not come until {task.until}")
     if task.status == "waiting" and not _has_waited(task, now):
         kind = task.waiting or "time"
         what = {"approval": "a person to approve a call", "client": "its client", "time": task.until}[kind]

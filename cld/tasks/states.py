@@ -288,11 +288,18 @@ def is_held(task: Task, now: Instant) -> bool:
     return task.lease is not None and not is_over(task.lease.expires_at, now)
 
 
+def is_late(task: Task, now: Instant) -> bool:
+    """Whether the task waits for its client in vain: what that still has to say comes too late."""
+    return task.waiting == "client" and bool(task.until) and is_over(task.until, now)
+
+
 def _claimed(task: Task, event: Claim) -> Task:
     if task.status in TERMINAL:
         _refuse(task, event, "it is over")
     if task.lease is not None and not is_over(task.lease.expires_at, event.now):
         _refuse(task, event, f"{task.lease.holder} holds it until {task.lease.expires_at}")
+    if is_late(task, event.now):
+        _refuse(task, event, f"its client had time until {task.until}")
     over = event.over or (task.waiting == "time" and is_over(task.until, event.now))
     if task.status == "waiting" and not over:
         _refuse(task, event, f"it waits for {task.waiting}")

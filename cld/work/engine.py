@@ -43,7 +43,7 @@ from cld.tasks.states import (
 from cld.tools.process import to_the_end
 from cld.types import Elected, Failure, Task
 from cld.uri import MAX_DEPTH, ROOT, URI, is_within, make_uri, parent_of, type_of
-from cld.work.claims import blocked
+from cld.work.claims import blocked, client_until, too_late
 from cld.work.due import Due
 from cld.work.electing import ASSISTANT, CLIENT, Assistants
 from cld.work.stopping import Stops
@@ -236,6 +236,9 @@ class Engine:
         if node.task.status == "supervising" and not is_held(node.task, now) and _has_had_its_time(node.task, now):
             self._aside(self._stops.give_up(node))
             return
+        if (failure := too_late(node, now)) is not None:
+            self._aside(self._stop_waiting(node, failure))
+            return
         match blocked(node, now):
             case None:
                 self._queue(node)
@@ -245,6 +248,12 @@ class Engine:
                 self._aside(self._miss(node, make_uri(node.parent.uri, TASK, id), reason))
             case _:
                 pass
+
+    async def _stop_waiting(self, node: Node, failure: Failure) -> None:
+        """End a task whose client has not come in time."""
+        with contextlib.suppress(CldError):
+            await Journal(self.keeper, node.uri).close(failure.message)
+        await self._stops.quietly(node, Fail(failure, timestamp()))
 
     async def _miss(self, node: Node, needed: URI, reason: str) -> None:
         """A task needs one that is not known: it was deleted, or made by another process and not heard of yet."""
@@ -339,7 +348,7 @@ class Engine:
         events.append(Claim(self.holder, seconds, now, over=task.status == "waiting"))
         is_asked = bool(task.plan or task.for_each or (task.when and task.decided is None))
         if task.assistant == CLIENT and task.status != "supervising" and not is_asked:
-            events.append(Wait(self.holder, task.fence + 1, "client"))
+            events.append(Wait(self.holder, task.fence + 1, "client", client_until(node, now)))
             await self.forest.change(node, *events)
             return False
         await self.forest.change(node, *events)

@@ -58,6 +58,7 @@ from cld.tools import Caller
 from cld.tools.process import to_the_end
 from cld.types import Failure, Judgement, Source, Step, Task, Usage
 from cld.uri import URI, id_of, make_uri
+from cld.work.claims import client_until
 from cld.work.context import Contexts
 from cld.work.electing import CLIENT, Assistants, Member, names
 from cld.work.tree import Forest, Node, meta_of, task_of
@@ -275,7 +276,7 @@ class _Claimed:
         if task.plan or (task.for_each and task.plan is not None):
             return await self._supervise(task.plan)
         if task.assistant == CLIENT:
-            return [Wait(waiting="client", **self._held)]
+            return [Wait(waiting="client", until=client_until(self._node, timestamp()), **self._held)]
         return await self._direct(self._inputs())
 
     async def _decide(self) -> Sequence[Event] | None:
@@ -321,8 +322,8 @@ class _Claimed:
 
     def parked(self, parked: Parked) -> Wait:
         """The end of the claim by what has to be waited for."""
-        usage = self._since_decided(parked.usage)
-        return Wait(waiting=parked.waiting, until=parked.until, usage=usage, **self._held)
+        until = client_until(self._node, timestamp()) if parked.waiting == "client" else parked.until
+        return Wait(waiting=parked.waiting, until=until, usage=self._since_decided(parked.usage), **self._held)
 
     def failed(self, code: str, message: str, usage: Usage = NOTHING) -> Fail:
         """The end of the claim by failure."""
