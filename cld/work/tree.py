@@ -56,6 +56,8 @@ class Node:
     """The ids of the children that are not over."""
     dependents: dict[str, list["Node"]] = field(default_factory=lambda: defaultdict[str, list["Node"]](list))
     """Which of the children wait for the child with this id."""
+    size: int = 1
+    """How many there are at and below it."""
     restless: int = 0
     """How many at and below it are not at rest."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -340,6 +342,8 @@ class Forest:
                 parent.dependents[id].append(node)
             if not node.is_over:
                 parent.open.add(node.id)
+            for one in parent.path():
+                one.size += 1
         self._count(node, int(not node.is_at_rest))
         return node
 
@@ -352,6 +356,8 @@ class Forest:
         if node.parent is not None:
             node.parent.children.pop(node.id, None)
             node.parent.open.discard(node.id)
+            for one in node.parent.path():
+                one.size -= node.size
 
     def _become(self, node: Node, read: Node) -> None:
         rested = node.is_at_rest

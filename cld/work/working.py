@@ -7,8 +7,8 @@ error; only a lost lease and the end of the process leave it as it is.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from cld.assistants import Job, Parked, delta, work
+from cld.config import Work
 from cld.errors import (
     CldError,
     InvalidArgument,
@@ -89,6 +90,8 @@ class Working:
     stop_below: Callable[[Node], Awaitable[None]]
     """Cancels what is below a task that will be over: once it is, nobody looks there any more."""
     on_text: Callable[[Node], OnText | None]
+    planning: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held from looking how large a plan may still be until it is written down."""
 
     @cached_property
     def contexts(self) -> Contexts:
@@ -301,7 +304,7 @@ class _Claimed:
                 replace(task, inputs=inputs),
                 await self._context(await self._working.acting(self._node)),
                 await self._working.assistants.roster(self._node.uri),
-                self._world.settings,
+                self._room(),
             )
             if found.steps:
                 return await self._plan(found.steps)
@@ -349,12 +352,25 @@ class _Claimed:
         await to_the_end(written())
 
     async def _plan(self, steps: tuple[Step, ...]) -> Sequence[Event]:
-        settings = self._world.settings
-        check_plan(steps, limits=PlanLimits(settings.depth, settings.width, settings.tasks), field="plan")
-        # Before any is made, so that who takes over makes the same ones.
-        await self._write(Plan(steps=steps, usage=self._uncounted(), **self._held))
+        async with self._working.planning:
+            check_plan(steps, limits=self._limits(), field="plan")
+            # Before any is made, so that who takes over makes the same ones.
+            await self._write(Plan(steps=steps, usage=self._uncounted(), **self._held))
         self._working.tell(self._node, f"planned {len(steps)} subtasks")
         return await self._supervise(steps)
+
+    def _limits(self) -> PlanLimits:
+        """How large a plan of the task may be, with all that there is of the whole tree or is planned."""
+        node, settings = self._node, self._world.settings
+        there = node.root.size - 1 + sum(_planned(one) for one in _open(node.root) if one is not node)
+        above = sum(1 for _ in node.path()) - 1
+        return PlanLimits(settings.depth, settings.width, settings.tasks, above, there)
+
+    def _room(self) -> Work:
+        """The settings with what is left of their bounds on a plan."""
+        limits = self._limits()
+        depth, tasks = max(0, limits.depth - limits.above), max(0, limits.total - limits.there)
+        return replace(self._world.settings, depth=depth, tasks=tasks)
 
     async def _supervise(self, steps: Sequence[Step]) -> Sequence[Event]:
         await self._working.make(self._node, steps)
@@ -399,19 +415,19 @@ class _Claimed:
         if task.for_each:
             if bad := [part for part in parts if part.status != "completed"]:
                 return [self.failed("subtask_failed", f"{bad[0].id} was {bad[0].status}: {bad[0].error}")]
-            outputs = collect(node.id, {child.id: child.task for child in node.children.values()})
+            outputs = collect(node.id, _tasks(node))
             return await self._complete(outputs, _sources(parts), Usage())
-        verdict = await judge(
-            self._model,
-            node.meta,
-            task,
-            parts,
-            self._world.settings,
-            may_correct=len(task.judgements) < self._world.settings.corrections,
-        )
-        judged = Judge(judgement=verdict.judgement, steps=verdict.steps, usage=self._uncounted(), **self._held)
+        room = self._room()
+        may_correct = bool(room.depth and room.tasks) and len(task.judgements) < room.corrections
+        verdict = await judge(self._model, node.meta, task, parts, room, may_correct=may_correct)
+        judged = Judge(judgement=verdict.judgement, usage=self._uncounted(), **self._held)
         if verdict.steps:
-            await self._write(judged)
+            async with working.planning:
+                try:  # others may have planned while it was judged
+                    check_plan(verdict.steps, limits=self._limits(), siblings=_tasks(node), field="plan")
+                except InvalidArgument as error:
+                    return [judged, self.failed("not_enough", f"{_why(verdict.judgement, parts)}; {error}")]
+                await self._write(replace(judged, steps=verdict.steps))
             working.tell(node, f"not enough yet: {verdict.judgement.reason}")
             return await self._supervise(verdict.steps)
         if verdict.judgement.enough:
@@ -497,6 +513,27 @@ async def _seen(store: GuardedStore, sources: Sequence[Source]) -> tuple[Source,
 
 def _is_cancelled(node: Node) -> bool:
     return node.task.status == "cancelled"
+
+
+def _tasks(node: Node) -> dict[str, Task]:
+    return {child.id: child.task for child in node.children.values()}
+
+
+def _open(node: Node) -> Iterator[Node]:
+    """Those at and below it that are not over; of no others is anything still to be made."""
+    yield node
+    for id in node.open:
+        yield from _open(node.children[id])
+
+
+def _planned(node: Node) -> int:
+    """How many tasks below it are planned and not made yet."""
+    steps = [step for step in node.task.plan or () if step.id not in node.children]
+    number = 0
+    while steps:
+        number += len(steps)
+        steps = [below for step in steps for below in step.steps]
+    return number
 
 
 def _part(child: Node) -> Part:
