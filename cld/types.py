@@ -213,12 +213,14 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
 class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """`plan.Task`: something to do, and how far it is. What is to be done is in its meta texts.
 
-    `plan` are the subtasks still to be made of it; None while nobody has planned. `direct` says that it is to
-    be worked as it is. `tools` are those it may use at most. `until` is what `waiting` for time waits for.
-    `hands` are those who changed it besides who asked: nothing is done in it that one of them may not do.
-    `roles` are those that the token of who asked brought; they count of the task at the top.
-    `usage` is what the task itself spent, without those below. `output` is what came of it, and `sources`
-    what that rests on. `branch_of` is the task, in that version, which this one does again. No more keys.
+    `plan` are the subtasks still to be made of it; None while nobody has planned. `direct` says that it is to be
+    worked as it is. `decided` is what had been spent when it was settled whether (`when`) and how (as it is, or as
+    `plan`, for `for_each` the one with a step for each value) it is worked: from then on nobody decides it again.
+    `tools` are those it may use at most. `until` is how long it is `waiting` at most. `hands` are those who changed
+    it besides who asked: nothing is done in it that one of them may not do. `roles` are those that the token of who
+    asked brought; they count of the task at the top. `usage` is what the task itself spent, without those below.
+    `output` is what came of it, and `sources` what that rests on. `branch_of` is the task, in that version, which
+    this one does again. No more keys.
     """
 
     status: Status = "pending"
@@ -227,6 +229,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     assistant: str = ""
     election: Elected | None = None
     direct: bool = False
+    decided: Usage | None = None
     plan: tuple[Step, ...] | None = None
     after: tuple[str, ...] = ()
     when: str = ""

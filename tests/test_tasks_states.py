@@ -13,6 +13,7 @@ from cld.tasks.states import (
     Cancel,
     Claim,
     Complete,
+    Decide,
     Event,
     Fail,
     Judge,
@@ -28,6 +29,7 @@ from cld.tasks.states import (
     Wake,
     apply,
     is_held,
+    is_late,
 )
 from cld.types import Failure, Judgement, Step, Task, Usage
 
@@ -41,10 +43,12 @@ STEPS = (Step("a", "do it"),)
 def holders_events(holder: str, fence: int) -> Iterator[Event]:
     yield Renew(holder, fence, 30, T0)
     yield Release(holder, fence)
+    yield Decide(holder, fence, Usage(tokens=1))
     yield Plan(holder, fence, STEPS)
     yield Supervise(holder, fence)
     yield Wait(holder, fence, "approval")
     yield Wait(holder, fence, "time", LATE)
+    yield Wait(holder, fence, "client", LATE)
     yield Judge(holder, fence, Judgement(enough=False), STEPS)
     yield Complete(holder, fence, T0, output=1)
     yield Skip("no need", T0, holder, fence)
@@ -134,6 +138,10 @@ def test_from_every_state_that_is_not_over_there_is_a_way_to_each_end() -> None:
     for _, _, task in walk(6):
         if task.status in TERMINAL:
             continue
+        if is_late(task, MUCH_LATER):
+            assert apply(task, Fail(BROKEN, MUCH_LATER)).status == "failed"
+            assert apply(task, Cancel("unwanted", T0)).status == "cancelled"
+            continue
         claimed = apply(task, Claim("c", 30, MUCH_LATER, over=True))
         assert apply(claimed, Complete("c", claimed.fence, MUCH_LATER)).status == "completed"
         assert apply(task, Fail(BROKEN, MUCH_LATER)).status == "failed"
@@ -193,6 +201,23 @@ def test_what_waits_for_time_is_claimed_when_it_has_come_and_other_waits_when_th
     assert apply(asked, Claim("b", 30, T0, over=True)).status == "running"
     with pytest.raises(InvalidTransition, match="until when"):
         apply(running(), Wait("a", 1, "time"))
+
+
+def test_what_a_client_has_to_say_comes_too_late_after_the_time_it_had() -> None:
+    asked = apply(running(), Wait("a", 1, "client", LATE))
+    assert apply(asked, Claim("b", 30, T0, over=True)).status == "running"
+    with pytest.raises(InvalidTransition, match=f"had time until {LATE}"):
+        apply(asked, Claim("b", 30, MUCH_LATER, over=True))
+    assert apply(asked, Fail(BROKEN, MUCH_LATER)).status == "failed"
+
+
+def test_what_was_decided_stays_until_all_of_it_is_done_again() -> None:
+    spent = apply(running(), Spend("a", 1, Usage(tokens=2)))
+    decided = apply(spent, Decide("a", 1, Usage(tokens=7)))
+    assert decided.decided == decided.usage == Usage(tokens=9)
+    taken = apply(apply(decided, Release("a", 1, Usage(tokens=1))), Claim("b", 30, T0))
+    assert taken.decided == Usage(tokens=9) and taken.usage == Usage(tokens=10)
+    assert apply(apply(taken, Complete("b", 2, T0)), Reopen()).decided is None
 
 
 def test_a_plan_survives_its_holder_until_its_subtasks_are_there() -> None:

@@ -127,6 +127,11 @@ def text_of(ask: Ask) -> str:
     return "\n".join(message.text for message in ask.messages)
 
 
+def said_of(ask: Ask) -> str:
+    """The purpose of the task that the model is to work."""
+    return ask.messages[1].text.removeprefix("Task: ").partition("\n")[0]
+
+
 def brought(ask: Ask) -> str:
     """What the last call gave, without the fence around it."""
     _, _, inside = ask.messages[-1].text.partition(">\n")

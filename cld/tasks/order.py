@@ -14,7 +14,7 @@ from cld.errors import InvalidArgument
 from cld.tasks.budget import COUNTED, beyond, tightest
 from cld.tasks.conditions import EACH, check_expression, is_question, path_expression
 from cld.tasks.instants import Instant, is_over
-from cld.tasks.states import TERMINAL, is_held
+from cld.tasks.states import TERMINAL, is_held, is_late
 from cld.types import Budget, Step, Task
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,96}")
@@ -24,11 +24,16 @@ _TOOL = re.compile(r"[A-Za-z0-9_-]{1,48}")
 
 
 class PlanLimits(Struct, frozen=True):
-    """How large a plan may be: levels, steps beside one another, steps in all."""
+    """How large a plan may be: levels, steps beside one another, steps in all.
+
+    `above` and `there` are the levels and the tasks that there are already: they count as if they were planned too.
+    """
 
     depth: int = 8
     width: int = 200
     total: int = 1000
+    above: int = 0
+    there: int = 0
 
 
 class Blocked(Struct, frozen=True):
@@ -65,22 +70,22 @@ def check_plan(
     limits = limits or PlanLimits()
     number = 0
     # Not recursive: how deep it may go is only known to be bounded by checking it here.
-    level: list[tuple[Sequence[Step], str, Budget, Mapping[str, Task]]]
-    level = [(steps, field, tightest([budget]), siblings or {})]
-    depth = 0
+    level: list[tuple[Sequence[Step], str, int, Budget, Mapping[str, Task]]]
+    level = [(steps, field, limits.above + 1, tightest([budget]), siblings or {})]
     while any(group for group, *_ in level):
-        depth += 1
-        if depth > limits.depth:
-            where = next(path for group, path, *_ in level if group)
-            raise InvalidArgument(f"{where} is level {depth}; a plan has {limits.depth} at most", field=where)
-        below: list[tuple[Sequence[Step], str, Budget, Mapping[str, Task]]] = []
-        for group, path, bound, known in level:
+        below: list[tuple[Sequence[Step], str, int, Budget, Mapping[str, Task]]] = []
+        for group, path, depth, bound, known in level:
+            if not group:
+                continue
             number += len(group)
+            _check_depth(path, depth, limits)
             _check_size(group, path, number, limits)
             _check_group(group, path, bound, known)
-            below += [
-                (step.steps, f"{path}[{at}].steps", tightest([bound, step.budget]), {}) for at, step in enumerate(group)
-            ]
+            for at, step in enumerate(group):
+                if step.for_each:  # a level of its own: one for each value
+                    _check_depth(f"{path}[{at}].for_each", depth + 1, limits)
+                deeper = depth + 1 + bool(step.for_each)
+                below.append((step.steps, f"{path}[{at}].steps", deeper, tightest([bound, step.budget]), {}))
         level = below
     return number
 
@@ -115,6 +120,8 @@ def blocked(task: Task, siblings: Mapping[str, Task], now: Instant) -> Blocked |
         return Blocked("lease", f"{task.lease.holder} works it, until {ends} at least", (), ends)
     if task.status in ("pending", "assigned"):
         return _dependencies_missing(task, siblings)
+    if is_late(task, now):
+        return Blocked("never", f"its client did not come until {task.until}")
     if task.status == "waiting" and not _has_waited(task, now):
         kind = task.waiting or "time"
         what = {"approval": "a person to approve a call", "client": "its client", "time": task.until}[kind]
@@ -153,14 +160,20 @@ def _because(task: Task) -> str:
     return f" ({task.error.message})" if task.error is not None else ""
 
 
+def _check_depth(path: str, depth: int, limits: PlanLimits) -> None:
+    if depth > limits.depth:
+        raise InvalidArgument(f"{path} is level {depth}; a plan has {limits.depth} at most (work.depth)", field=path)
+
+
 def _check_size(group: Sequence[Step], path: str, number: int, limits: PlanLimits) -> None:
     if len(group) > limits.width:
         raise InvalidArgument(
             f"{path} has {len(group)} steps; at most {limits.width} may stand beside one another: group them",
             field=path,
         )
-    if number > limits.total:
-        raise InvalidArgument(f"the plan has more than {limits.total} steps in all", field=path)
+    if number + limits.there > limits.total:
+        there = f"with the {limits.there} tasks that are there, " if limits.there else ""
+        raise InvalidArgument(f"{there}the plan has more than {limits.total} in all (work.tasks)", field=path)
 
 
 def _check_group(group: Sequence[Step], path: str, bound: Budget, known: Mapping[str, Task]) -> None:

@@ -67,6 +67,14 @@ class Release(Struct, frozen=True):
     usage: Usage = NOTHING
 
 
+class Decide(Struct, frozen=True):
+    """The holder knows that the task is to be worked, and as it is or in the steps it has; nobody decides it again."""
+
+    holder: str
+    fence: int
+    usage: Usage = NOTHING
+
+
 class Plan(Struct, frozen=True):
     """The holder knows the subtasks, and will make them now; who takes over makes those that are missing."""
 
@@ -177,6 +185,7 @@ Event = (
     | Claim
     | Renew
     | Release
+    | Decide
     | Plan
     | Supervise
     | Wait
@@ -214,10 +223,16 @@ def apply(task: Task, event: Event) -> Task:
             _held(task, event)
             status = task.status if task.status == "supervising" else _claimable(task)
             return replace(task, status=status, lease=None, usage=plus(task.usage, event.usage))
+        case Decide():
+            _held(task, event)
+            _in(task, event, "running")
+            usage = plus(task.usage, event.usage)
+            return replace(task, decided=usage, usage=usage)
         case Plan():
             _held(task, event)
             _in(task, event, "running")
-            return replace(task, plan=event.steps, usage=plus(task.usage, event.usage))
+            usage = plus(task.usage, event.usage)
+            return replace(task, plan=event.steps, decided=usage, usage=usage)
         case Supervise():
             _held(task, event)
             return replace(task, status="supervising", lease=None, plan=(), usage=plus(task.usage, event.usage))
@@ -274,11 +289,18 @@ def is_held(task: Task, now: Instant) -> bool:
     return task.lease is not None and not is_over(task.lease.expires_at, now)
 
 
+def is_late(task: Task, now: Instant) -> bool:
+    """Whether the task waits for its client in vain: what that still has to say comes too late."""
+    return task.waiting == "client" and bool(task.until) and is_over(task.until, now)
+
+
 def _claimed(task: Task, event: Claim) -> Task:
     if task.status in TERMINAL:
         _refuse(task, event, "it is over")
     if task.lease is not None and not is_over(task.lease.expires_at, event.now):
         _refuse(task, event, f"{task.lease.holder} holds it until {task.lease.expires_at}")
+    if is_late(task, event.now):
+        _refuse(task, event, f"its client had time until {task.until}")
     over = event.over or (task.waiting == "time" and is_over(task.until, event.now))
     if task.status == "waiting" and not over:
         _refuse(task, event, f"it waits for {task.waiting}")
@@ -317,6 +339,7 @@ def _reopened(task: Task, event: Reopen) -> Task:
     return replace(
         task,
         status=_claimable(task),
+        decided=None,
         plan=None,
         skipped="",
         output=None,

@@ -1,8 +1,13 @@
 """Which tasks of a tree can be worked now, and why the others cannot: one answer for engines and for who looks."""
 
-from cld.tasks.instants import Instant
+import contextlib
+
+from cld.tasks.budget import time_left
+from cld.tasks.instants import Instant, later
 from cld.tasks.order import Blocked, dependencies
 from cld.tasks.order import blocked as blocked_beside
+from cld.tasks.states import is_late
+from cld.types import Failure
 from cld.work.tree import Node
 
 
@@ -26,7 +31,30 @@ def blocked(node: Node, now: Instant) -> Blocked | None:
 def ready(node: Node, now: Instant) -> list[Node]:
     """What can be claimed now of a task and all below it, first what is to be taken up first."""
     found = [one for one in node.in_order_below() if blocked(one, now) is None]
-    return sorted(found, key=lambda one: -one.task.priority)
+    return sorted(found, key=lambda one: one.turn)
+
+
+def client_until(node: Node, now: Instant) -> str:
+    """Until when the client of a task that waits for it from `now` may take; empty where nothing bounds that."""
+    times = [] if node.task.time_limit is None else [later(now, node.task.time_limit)]
+    for one in node.path():
+        if one.task.budget is not None and one.task.budget.seconds is not None:
+            with contextlib.suppress(ValueError):  # of a time that a person has edited
+                times.append(later(one.task.started_at or now, one.task.budget.seconds))
+    return min(times, default="")
+
+
+def too_late(node: Node, now: Instant) -> Failure | None:
+    """Why a task is to be given up because its client has not come in time; None when it is not."""
+    task = node.task
+    if not is_late(task, now):
+        return None
+    for one in node.path():
+        with contextlib.suppress(ValueError):
+            if time_left(one.task.budget, one.task.started_at, now) == 0:
+                return Failure("budget_exceeded", f"its client did not come while there was time for {one.id}")
+    limit = "" if task.time_limit is None else f", within {task.time_limit:g} seconds; give it a longer time_limit"
+    return Failure("timed_out", f"its client did not come until {task.until}{limit}")
 
 
 def _held_up(parent: Node) -> Blocked | None:

@@ -58,8 +58,8 @@ class Assistants:
         return (*await self._at(ROOT), *(await self._at(space) if (space := _namespace(task)) else ()))
 
     async def member(self, task: URI, assistant: str) -> Member | None:
-        """The assistant by its URI or id; None when there is none that the task can be given to."""
-        for member in await self.of(task):
+        """The assistant by its URI or id, of the task's own namespace first; None when it can be given to none such."""
+        for member in reversed(await self.of(task)):
             if assistant in (member.uri, id_of(member.uri)):
                 return member
         return GENERAL if assistant in (GENERAL.uri, "general") else None

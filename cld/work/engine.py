@@ -43,7 +43,7 @@ from cld.tasks.states import (
 from cld.tools.process import to_the_end
 from cld.types import Elected, Failure, Task
 from cld.uri import MAX_DEPTH, ROOT, URI, is_within, make_uri, parent_of, type_of
-from cld.work.claims import blocked
+from cld.work.claims import blocked, client_until, too_late
 from cld.work.due import Due
 from cld.work.electing import ASSISTANT, CLIENT, Assistants
 from cld.work.stopping import Stops
@@ -91,9 +91,10 @@ class Engine:
         self._due = Due()
         self._put_off: set[URI] = set()
         """What could not be claimed though nobody had it, and is not tried again before it is due."""
-        self._ready: list[tuple[int, int, URI]] = []
+        self._ready: list[tuple[tuple[int, list[str | int]], int, URI]] = []
         self._queued: set[URI] = set()
         self._order = itertools.count()
+        self._is_pumping = False
         self._listeners: dict[object, Listener] = {}
         self._readers: dict[object, Listener] = {}
         self._asides: set[asyncio.Task[None]] = set()
@@ -235,6 +236,9 @@ class Engine:
         if node.task.status == "supervising" and not is_held(node.task, now) and _has_had_its_time(node.task, now):
             self._aside(self._stops.give_up(node))
             return
+        if (failure := too_late(node, now)) is not None:
+            self._aside(self._stop_waiting(node, failure))
+            return
         match blocked(node, now):
             case None:
                 self._queue(node)
@@ -244,6 +248,12 @@ class Engine:
                 self._aside(self._miss(node, make_uri(node.parent.uri, TASK, id), reason))
             case _:
                 pass
+
+    async def _stop_waiting(self, node: Node, failure: Failure) -> None:
+        """End a task whose client has not come in time."""
+        with contextlib.suppress(CldError):
+            await Journal(self.keeper, node.uri).close(failure.message)
+        await self._stops.quietly(node, Fail(failure, timestamp()))
 
     async def _miss(self, node: Node, needed: URI, reason: str) -> None:
         """A task needs one that is not known: it was deleted, or made by another process and not heard of yet."""
@@ -259,11 +269,18 @@ class Engine:
         if not self.world.settings.tasks_at_once:
             return  # it was opened to look and to stop
         self._queued.add(node.uri)
-        heapq.heappush(self._ready, (-node.task.priority, next(self._order), node.uri))
-        self._pump()
+        heapq.heappush(self._ready, (node.turn, next(self._order), node.uri))
+        self._pump_soon()
+
+    def _pump_soon(self) -> None:
+        """Begin what is queued once all that can be claimed together is: only then is the first of it known."""
+        if not self._is_pumping:
+            self._is_pumping = True
+            asyncio.get_running_loop().call_soon(self._pump)
 
     def _pump(self) -> None:
         """Begin as many of the queued tasks as may run at once."""
+        self._is_pumping = False
         while self._ready and len(self._running) < self.world.settings.tasks_at_once and not self._closing:
             _, _, uri = heapq.heappop(self._ready)
             self._queued.discard(uri)
@@ -277,7 +294,7 @@ class Engine:
         if not ended.cancelled() and (error := ended.exception()) is not None:
             log.error("%s: working it failed", node.uri, exc_info=error)
             self._put_off_for_now(node)
-        self._pump()
+        self._pump_soon()
         if node.is_over:
             self._aside(self._stops.settle(node))
         elif node.task.waiting == "approval":
@@ -329,8 +346,9 @@ class Engine:
             events.append(Assign(task.assistant, Elected(by="plan", reason="the plan names it")))
         seconds, now = self.world.settings.lease_seconds, timestamp()
         events.append(Claim(self.holder, seconds, now, over=task.status == "waiting"))
-        if task.assistant == CLIENT and task.status != "supervising" and not task.plan:
-            events.append(Wait(self.holder, task.fence + 1, "client"))
+        is_asked = bool(task.plan or task.for_each or (task.when and task.decided is None))
+        if task.assistant == CLIENT and task.status != "supervising" and not is_asked:
+            events.append(Wait(self.holder, task.fence + 1, "client", client_until(node, now)))
             await self.forest.change(node, *events)
             return False
         await self.forest.change(node, *events)

@@ -14,6 +14,7 @@ import re
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from itertools import cycle
 from typing import Any
@@ -55,6 +56,8 @@ class Node:
     """The ids of the children that are not over."""
     dependents: dict[str, list["Node"]] = field(default_factory=lambda: defaultdict[str, list["Node"]](list))
     """Which of the children wait for the child with this id."""
+    size: int = 1
+    """How many there are at and below it."""
     restless: int = 0
     """How many at and below it are not at rest."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -62,6 +65,16 @@ class Node:
     @property
     def id(self) -> str:
         return id_of(self.uri)
+
+    @cached_property
+    def counted(self) -> list[str | int]:
+        """Its id with its numbers as numbers, to sort by."""
+        return _counted(self.id)
+
+    @property
+    def turn(self) -> tuple[int, list[str | int]]:
+        """What is taken up first is smallest: by priority, then by id."""
+        return -self.task.priority, self.counted
 
     @property
     def is_over(self) -> bool:
@@ -91,7 +104,7 @@ class Node:
 
     def in_order(self) -> "list[Node]":
         """The subtasks as a person would tell them: after those they need, and `s2` before `s10`."""
-        by_name = sorted(self.children.values(), key=lambda child: _counted(child.id))
+        by_name = sorted(self.children.values(), key=lambda child: child.counted)
         # All of them first: what comes first here stays first among those that need nothing.
         order: TopologicalSorter[str] = TopologicalSorter({child.id: () for child in by_name})
         for child in by_name:
@@ -329,6 +342,8 @@ class Forest:
                 parent.dependents[id].append(node)
             if not node.is_over:
                 parent.open.add(node.id)
+            for one in parent.path():
+                one.size += 1
         self._count(node, int(not node.is_at_rest))
         return node
 
@@ -341,6 +356,8 @@ class Forest:
         if node.parent is not None:
             node.parent.children.pop(node.id, None)
             node.parent.open.discard(node.id)
+            for one in node.parent.path():
+                one.size -= node.size
 
     def _become(self, node: Node, read: Node) -> None:
         rested = node.is_at_rest

@@ -7,8 +7,8 @@ error; only a lost lease and the end of the process leave it as it is.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from cld.assistants import Job, Parked, delta, work
+from cld.config import Work
 from cld.errors import (
     AccessDenied,
     BudgetExceeded,
@@ -29,7 +30,7 @@ from cld.errors import (
 )
 from cld.guard import GuardedStore
 from cld.journal import Journal
-from cld.models import Ask, Message, OnText
+from cld.models import Ask, Completion, Message, More, OnText
 from cld.planner import Planned, plan
 from cld.policy import Context
 from cld.principal import Principal, parse_principal
@@ -37,17 +38,32 @@ from cld.purse import Ledgers, Metered, Purse
 from cld.resource import Draft, Meta, timestamp
 from cld.store import ANY_VERSION
 from cld.supervisor import Part, judge
-from cld.tasks.budget import plus, time_left
+from cld.tasks.budget import plus, time_left, total
 from cld.tasks.conditions import evaluate_list, evaluate_when, is_question, question
 from cld.tasks.inputs import collect, expand, resolve
 from cld.tasks.order import PlanLimits, check_plan, dependencies
-from cld.tasks.states import Complete, Event, Fail, Judge, Plan, Release, Skip, Stopped, Supervise, Wait
+from cld.tasks.states import (
+    NOTHING,
+    Complete,
+    Decide,
+    Event,
+    Fail,
+    Judge,
+    Plan,
+    Release,
+    Skip,
+    Spend,
+    Stopped,
+    Supervise,
+    Wait,
+)
 from cld.tools import Caller
 from cld.tools.process import to_the_end
 from cld.types import Call, Failure, Judgement, Source, Step, Task, Usage
 from cld.uri import URI, id_of, make_uri
+from cld.work.claims import client_until
 from cld.work.context import Contexts
-from cld.work.electing import Assistants, Member, names
+from cld.work.electing import CLIENT, Assistants, Member, names
 from cld.work.tree import Forest, Node, meta_of, task_of
 from cld.work.world import World
 
@@ -76,6 +92,8 @@ class Working:
     stop_below: Callable[[Node], Awaitable[None]]
     """Cancels what is below a task that will be over: once it is, nobody looks there any more."""
     on_text: Callable[[Node], OnText | None]
+    planning: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held from looking how large a plan may still be until it is written down."""
 
     @cached_property
     def contexts(self) -> Contexts:
@@ -84,28 +102,26 @@ class Working:
 
     async def run(self, node: Node) -> None:
         """Work a claimed task until it is over, waits, or is others' to go on with."""
-        fence = node.task.fence
+        claimed = _Claimed(self, node, fence := node.task.fence)
         try:
-            await self._ended(node, await self._outcome(node, fence))
+            await self._ended(node, await self._outcome(node, claimed))
         except (LeaseLost, InvalidTransition) as lost:
             log.info("%s: %s", node.uri, lost)
             if node.task.status == "cancelled":
-                await to_the_end(self.let_go(node, fence))
+                await to_the_end(self.let_go(node, fence, claimed.spent))
         except asyncio.CancelledError:
-            await to_the_end(self.let_go(node, fence))
+            await to_the_end(self.let_go(node, fence, claimed.spent))
             raise
 
-    async def _outcome(self, node: Node, fence: int) -> Sequence[Event]:
+    async def _outcome(self, node: Node, claimed: "_Claimed") -> Sequence[Event]:
         """The events that end the claim."""
-        held: dict[str, Any] = {"holder": self.holder, "fence": fence}
         seconds = self.world.settings.time_limit
         try:
             seconds = self._seconds(node)
             async with asyncio.timeout(seconds):
-                return await _Claimed(self, node, fence).work()
+                return await claimed.work()
         except Parked as parked:
-            usage = delta(parked.usage, node.task.usage)
-            return [Wait(waiting=parked.waiting, until=parked.until, usage=usage, **held)]
+            return [claimed.parked(parked)]
         except TimeoutError:
             error = Failure("timed_out", f"it was not done within {seconds:g} seconds; give it a longer time_limit")
         except (LeaseLost, InvalidTransition):
@@ -115,8 +131,7 @@ class Working:
         except Exception as unexpected:  # a task boundary: one task's trouble is no other's
             log.exception("%s: working it failed", node.uri)
             error = Failure("internal", f"an unexpected error: {type(unexpected).__name__}: {unexpected}"[:1000])
-        spent = await self.spent(node)
-        return [Fail(error=error, now=timestamp(), usage=spent, **held)]
+        return [claimed.failed(error.code, error.message, await claimed.spent())]
 
     async def _ended(self, node: Node, events: Sequence[Event]) -> None:
         if any(isinstance(event, Fail) for event in events):
@@ -128,33 +143,25 @@ class Working:
         if events:
             await self.forest.change(node, *events)
 
-    async def spent(self, node: Node) -> Usage:
-        """What a task that failed has spent on turns and calls that are not counted yet."""
-        journal = Journal(self.keeper, node.uri)
-        try:
-            turns, calls = await journal.turns(), await journal.calls()
-        except CldError:
-            return Usage()
-        whole = Usage(calls=sum(kept.call.attempts for kept in calls.values()))
-        for turn in turns:
-            whole = replace(whole, tokens=whole.tokens + turn.usage.tokens, money=whole.money + turn.usage.money)
-        return delta(whole, node.task.usage)
+    async def let_go(self, node: Node, fence: int, spent: Callable[[], Awaitable[Usage]] | None = None) -> None:
+        """After what ran has been stopped: say so where the task was cancelled, else leave it to others.
 
-    async def let_go(self, node: Node, fence: int) -> None:
-        """After what ran has been stopped: say so where the task was cancelled, else leave it to others."""
+        `spent` is what it cost and does not count yet.
+        """
         try:
             await self.purse(node).flush()
+            usage = Usage() if spent is None else await spent()
             if not _is_cancelled(node):
                 try:
-                    await self.forest.change(node, Release(self.holder, fence))
+                    await self.forest.change(node, Release(self.holder, fence, usage))
                     return
                 except LeaseLost:
                     if not _is_cancelled(node):
                         raise
             await Journal(self.keeper, node.uri).close("its task was cancelled")
             # Else the lease stays until all below it is at rest as well; the engine sees to that.
-            if node.restless <= 1:
-                await self.forest.change(node, Stopped(timestamp(), self.holder, fence))
+            stopped = [Stopped(timestamp(), self.holder, fence)] if node.restless <= 1 else []
+            await self.forest.change(node, Spend(self.holder, fence, usage), *stopped)
         except CldError as error:
             log.info("%s: %s", node.uri, error)
 
@@ -218,13 +225,30 @@ class Working:
 
     async def _placed(self, node: Node, task: Task) -> Task:
         """The task with its assistant by URI, for plans may name it by id."""
-        if not task.assistant or task.assistant == "client":
+        if not task.assistant or task.assistant == CLIENT:
             return task
         if (member := await self.assistants.member(node.uri, task.assistant)) is None:
             there = names(await self.assistants.of(node.uri))
             message = f"there is no assistant {task.assistant!r}; there are: {there}"
             raise InvalidArgument(message, field="assistant")
         return replace(task, assistant=str(member.uri))
+
+
+class _Counting(Metered):
+    """A model that says what it has cost, but for answers that were cut off: what these cost nobody knows."""
+
+    spent = NOTHING
+
+    async def complete(
+        self, ask: Ask, on_text: OnText | None = None, *, left: Usage | None = None, more: More | None = None
+    ) -> Completion:
+        try:
+            completion = await super().complete(ask, on_text, left=left, more=more)
+        except ModelFailed as failed:
+            self.spent = plus(self.spent, Usage(tokens=failed.tokens, money=failed.money))
+            raise
+        self.spent = plus(self.spent, completion.usage)
+        return completion
 
 
 class _Claimed:
@@ -237,39 +261,59 @@ class _Claimed:
         self._fence = fence
         self._held: dict[str, Any] = {"holder": working.holder, "fence": fence}
         self._purse = working.purse(node)
-        self._model = Metered(working.world.model, self._purse, str(fence))
+        self._model = _Counting(working.world.model, self._purse, str(fence))
+        self._counted = Usage()
+        """What of the model's cost under this claim is in the task."""
 
     async def work(self) -> Sequence[Event]:
         """Do what is to be done next; the events that end the claim."""
         task = self._node.task
         if task.attempts > (most := self._world.settings.attempts):
-            return [self._failed("abandoned", f"{most} processes began it and ended without giving it back")]
+            why = f"{most} processes began it and ended without giving it back"
+            return [self.failed("abandoned", why, await self.spent())]
         if self._fence > 1 and await self._purse.left_behind(self._fence):
             journal = Journal(self._working.keeper, self._node.uri)
             calls = {id: kept.call for id, kept in (await journal.calls()).items()}
             await self._purse.take_over(self._fence, await journal.turns(), calls)
         if task.status == "supervising":
             return await self._judge()
-        if task.plan and not (task.for_each and not self._is_expanded(task.plan)):
+        if task.decided is None and (ended := await self._decide()) is not None:
+            return ended
+        task = self._node.task
+        if task.plan or (task.for_each and task.plan is not None):
             return await self._supervise(task.plan)
-        inputs = self._inputs()
-        if task.when and not await self._holds(task.when, inputs):
-            return [Skip(f"it was not so: {task.when}", timestamp(), **self._held)]
-        if task.for_each:
-            items = await asyncio.to_thread(evaluate_list, task.for_each, inputs)
-            return await self._plan(expand(self._as_step(), items, inputs), Usage())
-        if not task.direct:
-            found = await self._plans(inputs)
-            if found.steps:
-                return await self._plan(found.steps, found.usage)
+        if task.assistant == CLIENT:
+            return [Wait(waiting="client", until=client_until(self._node, timestamp()), **self._held)]
         try:
-            return await self._direct(inputs)
+            return await self._direct(self._inputs())
         except ModelFailed as failed:
-            if (steps := await self._planned_anew(inputs, failed)) is None:
+            if (steps := await self._planned_anew(failed)) is None:
                 raise
             return await self._supervise(steps)
 
-    async def _planned_anew(self, inputs: dict[str, Any], failed: ModelFailed) -> tuple[Step, ...] | None:
+    async def _decide(self) -> Sequence[Event] | None:
+        """Settle whether and how it is worked, once for all; the events that end the claim where that ends it.
+
+        Written down before anything is done about it: nobody asks again, and no answer can be another one later.
+        """
+        task = self._node.task
+        is_given = bool(task.direct or task.plan or task.assistant == CLIENT)
+        if is_given and not (task.when or task.for_each):
+            return None
+        inputs = self._inputs()
+        if task.when and not await self._holds(task.when, inputs):
+            return [Skip(f"it was not so: {task.when}", timestamp(), usage=self._uncounted(), **self._held)]
+        if task.for_each:
+            items = await asyncio.to_thread(evaluate_list, task.for_each, inputs)
+            return await self._plan(expand(self._as_step(), items, inputs))
+        if not is_given:
+            found = await self._plans(inputs)
+            if found.steps:
+                return await self._plan(found.steps)
+        await self._write(Decide(usage=self._uncounted(), **self._held))
+        return None
+
+    async def _planned_anew(self, failed: ModelFailed) -> tuple[Step, ...] | None:
         """The steps that are to mend what working the task as it is has not done; None where none can or may.
 
         None may where it was never to be planned, and where its calls cannot be made again without harm, or were
@@ -282,14 +326,16 @@ class _Claimed:
             calls = [kept.call for kept in (await Journal(working.keeper, node.uri).calls()).values()]
             if any(call.attempts and (not call.idempotent or _was_refused(call)) for call in calls):
                 return None
-            found = await self._plans(inputs, str(failed))
-        except (BudgetExceeded, InvalidResource, ModelFailed):
+            found = await self._plans(self._inputs(), str(failed))
+            if not found.steps:
+                return None
+            judgement = Judgement(False, f"worked as it is it failed: {failed}", found.by)
+            async with working.planning:
+                check_plan(found.steps, limits=self._limits(), field="plan")
+                spent = await self.spent()
+                await self._write(Judge(judgement=judgement, steps=found.steps, usage=spent, **self._held))
+        except (BudgetExceeded, InvalidArgument, InvalidResource, ModelFailed):
             return None  # what it has failed for in the first place is told
-        if not found.steps:
-            return None
-        judgement = Judgement(False, f"worked as it is it failed: {failed}", found.by)
-        spent = plus(await working.spent(node), found.usage)
-        await working.forest.change(node, Judge(judgement=judgement, steps=found.steps, usage=spent, **self._held))
         working.tell(node, f"it failed, and was planned anew: {len(found.steps)} subtasks")
         return found.steps
 
@@ -301,17 +347,70 @@ class _Claimed:
             replace(self._node.task, inputs=inputs),
             await self._context(await self._working.acting(self._node)),
             await self._working.assistants.roster(self._node.uri),
-            self._world.settings,
+            self._room(),
             failed=failed,
         )
 
-    async def _plan(self, steps: tuple[Step, ...], usage: Usage) -> Sequence[Event]:
-        settings = self._world.settings
-        check_plan(steps, limits=PlanLimits(settings.depth, settings.width, settings.tasks), field="plan")
-        # Before any is made, so that who takes over makes the same ones.
-        await self._working.forest.change(self._node, Plan(steps=steps, usage=usage, **self._held))
+    async def spent(self) -> Usage:
+        """What was spent on the task and is not counted in it yet."""
+        journal = Journal(self._working.keeper, self._node.uri)
+        try:
+            turns, calls = await journal.turns(), await journal.calls()
+        except CldError:
+            return self._uncounted()
+        # Those of this claim are in what its model cost.
+        said = [turn.usage for turn in turns if not turn.held.startswith(f"{self._fence}.")]
+        made = Usage(calls=sum(kept.call.attempts for kept in calls.values()))
+        return plus(self._since_decided(total([*said, made])), self._uncounted())
+
+    def parked(self, parked: Parked) -> Wait:
+        """The end of the claim by what has to be waited for."""
+        until = client_until(self._node, timestamp()) if parked.waiting == "client" else parked.until
+        return Wait(waiting=parked.waiting, until=until, usage=self._since_decided(parked.usage), **self._held)
+
+    def failed(self, code: str, message: str, usage: Usage = NOTHING) -> Fail:
+        """The end of the claim by failure."""
+        return Fail(error=Failure(code, message), now=timestamp(), usage=usage, **self._held)
+
+    def _uncounted(self) -> Usage:
+        """What of the model's cost under this claim is not in the task yet."""
+        return delta(self._model.spent, self._counted)
+
+    def _since_decided(self, dialogue: Usage) -> Usage:
+        """What of the cost of the whole dialogue with its calls is not in the task yet."""
+        task = self._node.task
+        return delta(plus(task.decided or NOTHING, dialogue), task.usage)
+
+    async def _write(self, event: Event) -> None:
+        """Write down what has cost all that was uncounted; to the end, for it must not be counted once more."""
+
+        async def written() -> None:
+            spent = self._model.spent
+            await self._working.forest.change(self._node, event)
+            self._counted = spent
+
+        await to_the_end(written())
+
+    async def _plan(self, steps: tuple[Step, ...]) -> Sequence[Event]:
+        async with self._working.planning:
+            check_plan(steps, limits=self._limits(), field="plan")
+            # Before any is made, so that who takes over makes the same ones.
+            await self._write(Plan(steps=steps, usage=self._uncounted(), **self._held))
         self._working.tell(self._node, f"planned {len(steps)} subtasks")
         return await self._supervise(steps)
+
+    def _limits(self) -> PlanLimits:
+        """How large a plan of the task may be, with all that there is of the whole tree or is planned."""
+        node, settings = self._node, self._world.settings
+        there = node.root.size - 1 + sum(_planned(one) for one in _open(node.root) if one is not node)
+        above = sum(1 for _ in node.path()) - 1
+        return PlanLimits(settings.depth, settings.width, settings.tasks, above, there)
+
+    def _room(self) -> Work:
+        """The settings with what is left of their bounds on a plan."""
+        limits = self._limits()
+        depth, tasks = max(0, limits.depth - limits.above), max(0, limits.total - limits.there)
+        return replace(self._world.settings, depth=depth, tasks=tasks)
 
     async def _supervise(self, steps: Sequence[Step]) -> Sequence[Event]:
         await self._working.make(self._node, steps)
@@ -346,7 +445,7 @@ class _Claimed:
         done = await work(job)
         reader = self._world.store(principal, Context(tool="resource_get", task=str(node.uri)))
         sources = await _seen(reader, done.sources)
-        return await self._complete(done.output, sources, delta(done.usage, node.task.usage))
+        return await self._complete(done.output, sources, self._since_decided(done.usage))
 
     async def _judge(self) -> Sequence[Event]:
         working, node, task = self._working, self._node, self._node.task
@@ -355,25 +454,25 @@ class _Claimed:
         parts = [_part(child) for child in node.in_order()]
         if task.for_each:
             if bad := [part for part in parts if part.status != "completed"]:
-                return [self._failed("subtask_failed", f"{bad[0].id} was {bad[0].status}: {bad[0].error}")]
-            outputs = collect(node.id, {child.id: child.task for child in node.children.values()})
+                return [self.failed("subtask_failed", f"{bad[0].id} was {bad[0].status}: {bad[0].error}")]
+            outputs = collect(node.id, _tasks(node))
             return await self._complete(outputs, _sources(parts), Usage())
-        verdict = await judge(
-            self._model,
-            node.meta,
-            task,
-            parts,
-            self._world.settings,
-            may_correct=len(task.judgements) < self._world.settings.corrections,
-        )
-        judged = Judge(judgement=verdict.judgement, steps=verdict.steps, usage=verdict.usage, **self._held)
+        room = self._room()
+        may_correct = bool(room.depth and room.tasks) and len(task.judgements) < room.corrections
+        verdict = await judge(self._model, node.meta, task, parts, room, may_correct=may_correct)
+        judged = Judge(judgement=verdict.judgement, usage=self._uncounted(), **self._held)
         if verdict.steps:
-            await working.forest.change(node, judged)
+            async with working.planning:
+                try:  # others may have planned while it was judged
+                    check_plan(verdict.steps, limits=self._limits(), siblings=_tasks(node), field="plan")
+                except InvalidArgument as error:
+                    return [judged, self.failed("not_enough", f"{_why(verdict.judgement, parts)}; {error}")]
+                await self._write(replace(judged, steps=verdict.steps))
             working.tell(node, f"not enough yet: {verdict.judgement.reason}")
             return await self._supervise(verdict.steps)
         if verdict.judgement.enough:
             return [judged, *await self._complete(verdict.output, verdict.sources, Usage())]
-        return [judged, self._failed("not_enough", _why(verdict.judgement, parts))]
+        return [judged, self.failed("not_enough", _why(verdict.judgement, parts))]
 
     async def _complete(self, output: Any, sources: tuple[Source, ...], usage: Usage) -> Sequence[Event]:
         node = self._node
@@ -385,19 +484,12 @@ class _Claimed:
             await self._working.keeper.put(draft, if_version=ANY_VERSION)
         return [Complete(now=timestamp(), output=output, sources=sources, usage=usage, **self._held)]
 
-    def _failed(self, code: str, message: str) -> Fail:
-        return Fail(error=Failure(code, message), now=timestamp(), **self._held)
-
     def _inputs(self) -> dict[str, Any]:
         """The inputs with what other tasks gave in place of references to them."""
         node = self._node
         siblings = {} if node.parent is None else node.parent.children
         needed = {id: siblings[id].task for id in dependencies(node.task) if id in siblings}
         return resolve(node.task.inputs, needed)
-
-    def _is_expanded(self, plan: Sequence[Step]) -> bool:
-        """Whether the plan is already one for each value, and not what is to be done for each."""
-        return all(step.id.startswith(f"{self._node.id}-") for step in plan)
 
     async def _holds(self, when: str, inputs: dict[str, Any]) -> bool:
         if not is_question(when):
@@ -419,7 +511,7 @@ class _Claimed:
 
     async def _member(self) -> Member:
         task = self._node.task
-        member = await self._working.assistants.member(self._node.uri, _id_of(task.assistant))
+        member = await self._working.assistants.member(self._node.uri, task.assistant)
         if member is None:
             raise InvalidArgument(f"{task.assistant} is no assistant (any more); name another one", field="assistant")
         return member
@@ -465,6 +557,27 @@ def _was_refused(call: Call) -> bool:
 
 def _is_cancelled(node: Node) -> bool:
     return node.task.status == "cancelled"
+
+
+def _tasks(node: Node) -> dict[str, Task]:
+    return {child.id: child.task for child in node.children.values()}
+
+
+def _open(node: Node) -> Iterator[Node]:
+    """Those at and below it that are not over; of no others is anything still to be made."""
+    yield node
+    for id in node.open:
+        yield from _open(node.children[id])
+
+
+def _planned(node: Node) -> int:
+    """How many tasks below it are planned and not made yet."""
+    steps = [step for step in node.task.plan or () if step.id not in node.children]
+    number = 0
+    while steps:
+        number += len(steps)
+        steps = [below for step in steps for below in step.steps]
+    return number
 
 
 def _part(child: Node) -> Part:
