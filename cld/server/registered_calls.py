@@ -20,6 +20,12 @@ from cld.uri import id_of, parse_uri
 from cld.work.requests import begin
 
 
+async def ask_seed(call: Call, args: Ask, assistant: str) -> Reply:
+    """As `ask_assistant`, of one that cld brings and that the tree has not yet."""
+    await call.runtime.workshop.seed(await call.runtime.work(call.principal))
+    return await ask_assistant(call, args, assistant)
+
+
 async def ask_assistant(call: Call, args: Ask, assistant: str) -> Reply:
     """Have the assistant with this URI work a message; the answer, or as far as it is."""
     engine = await call.runtime.work(call.principal)
