@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from cli_process import Pty, cld, on_terminal
+from openai_server import OpenAI, Reply
 
 from cld.cli import main
 
@@ -105,6 +106,24 @@ def test_people_see_what_is_done_then_the_plan_and_the_answer(here: Path) -> Non
     ):
         assert part in text, f"{part!r} is not in\n{text}"
     assert text.index("planned 2 subtasks") < text.index("planned as 2 tasks") < text.index("## When")
+
+
+def test_people_see_what_a_model_writes_while_it_does_and_then_only_the_answer(here: Path) -> None:
+    pytest.importorskip("litellm", reason="litellm is optional, and not installed")
+    text = "one two three four five six seven eight nine ten eleven twelve"
+    asked = ("ask", "Count", "--assistant", "general")
+    with OpenAI(otherwise=lambda _: Reply(text, hold_after=9)) as model:
+        chain = f'[[models.chain]]\nname = "a"\nmodel = "openai/a"\napi_base = "{model.url}"\n'
+        (here / "own.toml").write_text(f'{chain}price_in = 1.0\nprice_out = 1.0\nschema = "request"\n')
+        settings = {"CLD_CONFIG": str(here / "own.toml"), "NO_COLOR": "1", "PYTHONWARNINGS": "ignore"}
+        asking = Pty(asked, here, settings)
+        asking.until(b"\rone two three four five six seven eight\x1b[K")
+        model.release()
+        code, seen = asking.end()
+        assert code == 0, seen
+        shown, _, left = seen.decode().rpartition("\x1b[K")
+        assert shown.endswith("\r") and text in shown, "it is taken away"
+        assert left.count(text) == 1
 
 
 def test_a_form_that_quotes_cannot_fill_fails_and_says_so(here: Path) -> None:

@@ -297,6 +297,23 @@ async def test_what_is_done_is_reported_as_progress(tmp_path: Path, model: OpenA
     assert any("List it: calling resource_list" in one for one in said), said
 
 
+@pytest.mark.parametrize("mode", MODES)
+async def test_all_that_a_model_has_written_is_told_while_it_pauses(tmp_path: Path, model: OpenAI, mode: str) -> None:
+    text = "one two three four five six seven eight nine ten eleven twelve"
+    model.otherwise = lambda _: Reply(text, hold_after=9)
+    told = anyio.Event()
+
+    async def heard(progress: float, total: float | None, message: str | None) -> None:
+        if (message or "").rstrip().endswith("…one two three four five six seven eight"):
+            told.set()
+
+    async with hosted(tmp_path, model, mode) as host, anyio.create_task_group() as group:
+        arguments = {"message": "Count", "wait_seconds": 60}
+        group.start_soon(lambda: host.call_tool("assistant_general", arguments, progress_callback=heard))
+        await told.wait()
+        model.release()
+
+
 async def test_the_list_of_tools_stays_small(tmp_path: Path) -> None:
     async with hosted(tmp_path) as host:
         await call(host, "plan", message="What is 1 plus 1?", wait_seconds=60)  # now there are assistants

@@ -33,6 +33,8 @@ from cld.work.showing import shown
 from cld.work.tree import Node
 
 _DEPTH = 16
+_MOST_WRITTEN = 1000
+"""Of a text that is being written so many of its last characters are kept: no terminal's line is longer."""
 
 
 async def ask(arguments: Namespace, settings: Settings, terminal: Terminal) -> int:
@@ -96,14 +98,17 @@ async def _followed(
 ) -> int:
     """Wait until the task is over or waits for somebody, saying what is done meanwhile."""
     node = await engine.forest.load(uri)
-    end = engine.on_change(_Telling(node, terminal).listen)
+    telling = _Telling(node, terminal)
+    ends = [engine.on_change(telling.listen), *([engine.on_text(telling.read)] if terminal.shows_passing else [])]
     try:
         done = await _waited(engine, asker, node, arguments.wait, terminal)
     except asyncio.CancelledError:
         _left(uri, terminal, "interrupted")
         raise
     finally:
-        end()
+        for end in ends:
+            end()
+        terminal.passing("")
     tree = await shown(asker, node, _DEPTH)
     if not terminal.human:
         place: dict[str, Any] = {} if begun is None else msgspec.to_builtins(begun)
@@ -178,6 +183,7 @@ class _Telling:
         self._root = node
         self._terminal = terminal
         self._ended: set[URI] = set()
+        self._written: dict[URI, str] = {}
         if terminal.human:
             terminal.note(f"this is {node.uri}")
 
@@ -190,6 +196,13 @@ class _Telling:
         elif where and node.is_over and node.uri not in self._ended:
             self._ended.add(node.uri)
             self._terminal.note(f"{where}{node.task.status}")
+
+    def read(self, node: Node, piece: str) -> None:
+        """Show how far a model is with a text, in passing, for all of it comes with the answer."""
+        if self._root in node.path():
+            text = (self._written.get(node.uri, "") + piece)[-_MOST_WRITTEN:] if piece else ""
+            self._written[node.uri] = text
+            self._terminal.passing(text, f"{node.id}: " if node is not self._root else "")
 
 
 def _answer(done: Task, terminal: Terminal) -> None:

@@ -12,7 +12,7 @@ from msgspec import UNSET
 from cld.errors import InvalidArgument
 from cld.escape import safe_line
 from cld.journal import APPROVAL
-from cld.server.call import Call, Reply
+from cld.server.call import Call, Reply, Said
 from cld.server.call import shown as shown_arguments
 from cld.server.work_tools import Approve, Cancel, Get, Plan, Update
 from cld.types import Approval, Step
@@ -157,20 +157,19 @@ def _named(task: dict[str, Any], number: int) -> dict[str, Any]:
 @contextlib.asynccontextmanager
 async def told(call: Call, engine: Engine, node: Node) -> AsyncGenerator[None]:
     """Report what is being done about a task and all below it as progress of the call, as it happens."""
-    said: asyncio.Queue[str] = asyncio.Queue(maxsize=100)
+    said = Said()
 
     def listen(changed: Node, what: str) -> None:
         if what and changed.root is node.root:
-            with contextlib.suppress(asyncio.QueueFull):
-                said.put_nowait(f"{changed.meta.purpose[:60]}: {what}")
+            said.say(f"{changed.meta.purpose[:60]}: {what}")
 
     written: dict[str, str] = {}
 
     def read(writing: Node, piece: str) -> None:
         if writing.root is node.root:
             text = written[writing.uri] = written.get(writing.uri, "") + piece if piece else ""
-            if text and said.empty():  # what comes faster than it is sent is sent together
-                said.put_nowait(f"{writing.meta.purpose[:60]}: …{text[-MOST_TAIL:]}")
+            # What comes faster than it is told is told together.
+            said.say(f"{writing.meta.purpose[:60]}: …{text[-MOST_TAIL:]}" if text else "", writing.uri)
 
     ends = [engine.on_change(listen), *([engine.on_text(read)] if call.wants_progress else [])]
     try:
