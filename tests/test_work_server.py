@@ -180,6 +180,21 @@ async def test_a_client_works_its_own_tasks_runs_its_own_tools_and_cancels(tmp_p
         assert "cancelled" in over["message"]
 
 
+async def test_tools_that_are_given_are_all_that_a_task_may_use(tmp_path: Path, model: OpenAI) -> None:
+    camera = {"name": "camera", "description": "Takes a picture.", "inputSchema": {"type": "object"}}
+    model.otherwise = lambda request: Reply(
+        '{"direct": true, "reason": "one step", "steps": []}' if "response_format" in request.body else "done"
+    )
+    async with hosted(tmp_path, model) as host:
+        offered: list[list[str]] = []
+        for given in ({}, {"tools": []}, {"tools": [camera]}, {"tools": ["search", camera]}):
+            done = await call(host, "plan", message="Look", wait_seconds=60, **given)
+            assert done["status"] == "completed", done
+            offered.append([tool["function"]["name"] for tool in model.requests[-1].body.get("tools", ())])
+    assert {"search", "resource_get"} <= set(offered[0])
+    assert offered[1:] == [[], ["camera"], ["search", "camera"]]
+
+
 @pytest.mark.parametrize("answer", ["approve", "edit", "reject", "by hand"])
 async def test_a_question_three_levels_down_is_answered_from_the_other_host(
     tmp_path: Path, model: OpenAI, answer: str

@@ -30,25 +30,9 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 async def plan(call: Call, args: Plan) -> Reply:
     if (args.tasks is UNSET) == (not args.message):
         raise InvalidArgument("give message, or tasks (a plan of your own); not both", field="message")
-    steps = () if args.tasks is UNSET else read_steps(args.tasks)
-    given: list[str | dict[str, Any]] = [] if args.tools is UNSET else args.tools
-    for at, tool in enumerate(given):
-        if isinstance(tool, dict) and not _NAME.fullmatch(str(tool.get("name", ""))):
-            raise InvalidArgument(
-                f"tools[{at}] has to have a name of letters, digits, _ and -, at most 64", field=f"tools[{at}]"
-            )
+    wanted = read_plan(args)
     engine = await call.runtime.work(call.principal)
-    begun = await begin(
-        engine,
-        call.store,
-        args.message,
-        steps,
-        conversation=None if args.conversation is UNSET else args.conversation,
-        response_format=None if args.response_format is UNSET else args.response_format,
-        tools=[one for one in given if isinstance(one, str)] if any(isinstance(one, str) for one in given) else None,
-        client_tools=[one for one in given if isinstance(one, dict)],
-        budget=None if args.budget is UNSET else args.budget,
-    )
+    begun = await begin(engine, call.store, **wanted)
     return await answered(call, engine, begun, args.wait_seconds)
 
 
@@ -128,6 +112,29 @@ async def approve(call: Call, args: Approve) -> Reply:
     uri, approval = await decide(call.store, args.uri, args.decision, arguments, args.reason)
     data = {"uri": uri, **msgspec.to_builtins(approval)}
     return Reply(data, f"{args.decision}: {approval.tool}, by {approval.decided_by}")
+
+
+def read_plan(args: Plan) -> dict[str, Any]:
+    """What `begin` is to be called with; tools that are given are all there are, none too.
+
+    Raises:
+        InvalidArgument: naming the step, field or tool that does not fit.
+    """
+    tools: list[str | dict[str, Any]] = [] if args.tools is UNSET else args.tools
+    for at, tool in enumerate(tools):
+        if isinstance(tool, dict) and not _NAME.fullmatch(str(tool.get("name", ""))):
+            raise InvalidArgument(
+                f"tools[{at}] has to have a name of letters, digits, _ and -, at most 64", field=f"tools[{at}]"
+            )
+    return {
+        "message": args.message,
+        "steps": () if args.tasks is UNSET else read_steps(args.tasks),
+        "conversation": None if args.conversation is UNSET else args.conversation,
+        "response_format": None if args.response_format is UNSET else args.response_format,
+        "tools": None if args.tools is UNSET else [one for one in tools if isinstance(one, str)],
+        "client_tools": [one for one in tools if isinstance(one, dict)],
+        "budget": None if args.budget is UNSET else args.budget,
+    }
 
 
 def read_steps(tasks: list[dict[str, Any]], field: str = "tasks") -> tuple[Step, ...]:
