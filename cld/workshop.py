@@ -23,11 +23,12 @@ from cld.models.offline import Offline
 from cld.models.router import Router
 from cld.policy import Context
 from cld.principal import Principal, parse_principal
-from cld.resource import Draft, decode
+from cld.resource import Draft
+from cld.seeds import seeds
 from cld.tools import Source
 from cld.tools.calling import Calling
 from cld.tools.toolbox import Hear, Toolbox
-from cld.uri import ROOT, parse_uri
+from cld.uri import ROOT
 from cld.work.electing import ASSISTANT, everyone
 from cld.work.engine import Engine
 from cld.work.world import Elects, OpensStores, World
@@ -112,12 +113,28 @@ class Workshop:
                     elect=self._elect,
                 )
                 engine = await self._stack.enter_async_context(Engine.open(world, principal))
-                await self._seed(engine.keeper)
+                await self.seed(engine)
                 is_first = all(other.id != principal.id for other in self._engines)
                 self._engines[principal] = engine
                 if self._settings.work.resume and is_first:
                     await engine.resume()
             return engine
+
+    async def seed(self, engine: Engine) -> None:
+        """Put the assistants that cld brings into a tree that has none, where the engine's principal may."""
+        if await children(engine.keeper, ROOT, ASSISTANT):
+            return
+        for uri, seed in seeds(self._settings.seeds_path, ASSISTANT):
+            try:
+                await engine.keeper.put(Draft(uri, seed.content, seed.meta))
+            except (AccessDenied, ApprovalRequired):
+                return  # for owners to do; until then the general assistant works
+            except Conflict:
+                continue
+            except CldError as error:
+                log.warning("%s was not put into the tree: %s", uri, error)
+                return
+            engine.assistants.changed()  # at once, before it hears of it
 
     async def inspect(self) -> Sequence[str]:
         """What is wrong with tools, models and assistants, all loaded for that; nothing is written into the tree."""
@@ -172,20 +189,3 @@ class Workshop:
             self._stack.push_async_callback(toolbox.aclose)
             self._toolbox = toolbox
         return self._toolbox
-
-    async def _seed(self, store: GuardedStore) -> None:
-        """Put the assistants that cld brings into a tree that has none, where its principal may."""
-        if await children(store, ROOT, ASSISTANT):
-            return
-        for file in sorted(self._settings.seeds_path.glob(f"cld:{ASSISTANT}.*.json")):
-            uri = parse_uri(file.name.removesuffix(".json"))
-            seed = decode(file.read_bytes(), uri)
-            try:
-                await store.put(Draft(uri, seed.content, seed.meta))
-            except (AccessDenied, ApprovalRequired):
-                return  # for owners to do; until then the general assistant works
-            except Conflict:
-                continue
-            except CldError as error:
-                log.warning("%s was not put into the tree: %s", uri, error)
-                return

@@ -17,6 +17,9 @@ from cld.server.application import Application
 from cld.store import Store
 from cld.store.local import LocalStore
 
+ASSISTANTS = [f"assistant_{name}" for name in ("analyst", "coder", "critic", "general", "researcher", "writer")]
+"""The tools that stand for the assistants which cld brings."""
+
 ADA = Principal("user:ada", "user")
 BOB = Principal("user:bob", "user")
 

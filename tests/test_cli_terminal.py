@@ -31,6 +31,47 @@ def test_people_get_colour_and_programs_get_json(tmp_path: Path) -> None:
     assert cld("get", NOTE, "--human", cwd=tmp_path).stdout.startswith(NOTE.encode())
 
 
+class Screen(io.StringIO):
+    """A terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("json", "out", "err", "term", "shown"),
+    [
+        (False, Screen, Screen, "xterm", True),
+        (True, Screen, Screen, "xterm", False),
+        (False, io.StringIO, Screen, "xterm", False),
+        (False, Screen, io.StringIO, "xterm", False),
+        (False, Screen, Screen, "dumb", False),
+    ],
+)
+def test_what_passes_is_for_people_at_terminals(
+    json: bool, out: type[io.StringIO], err: type[io.StringIO], term: str, shown: bool
+) -> None:
+    told = err()
+    made = Terminal(
+        json=json, human=False, color=False, environment={"TERM": term}, out=out(), err=told, stdin=io.StringIO()
+    )
+    assert made.shows_passing == shown
+
+
+def test_what_passes_has_one_line_and_gives_way_to_what_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "8")
+    told = Screen()
+    made = Terminal(
+        json=False, human=True, color=False, environment={"TERM": "xterm"}, out=Screen(), err=told, stdin=Screen()
+    )
+    made.note("one")
+    for text in ("long\ntext", "日本語です", "\x1b[2J"):
+        made.passing(text, "a: ")
+    made.note("two")
+    made.question("?")
+    assert told.getvalue() == "one\n\ra: text\x1b[K\ra: です\x1b[K\ra: b[2J\x1b[K\r\x1b[Ktwo\n? [y/N] "
+
+
 @pytest.mark.parametrize(
     ("flags", "env"),
     [((), {"NO_COLOR": "1"}), (("--no-color",), {}), ((), {"TERM": "dumb"}), ((), {"TERM": ""})],

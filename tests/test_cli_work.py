@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from cli_process import Pty, cld, on_terminal
+from openai_server import OpenAI, Reply
 
 from cld.cli import main
 
@@ -107,6 +108,24 @@ def test_people_see_what_is_done_then_the_plan_and_the_answer(here: Path) -> Non
     assert text.index("planned 2 subtasks") < text.index("planned as 2 tasks") < text.index("## When")
 
 
+def test_people_see_what_a_model_writes_while_it_does_and_then_only_the_answer(here: Path) -> None:
+    pytest.importorskip("litellm", reason="litellm is optional, and not installed")
+    text = "one two three four five six seven eight nine ten eleven twelve"
+    asked = ("ask", "Count", "--assistant", "general")
+    with OpenAI(otherwise=lambda _: Reply(text, hold_after=9)) as model:
+        chain = f'[[models.chain]]\nname = "a"\nmodel = "openai/a"\napi_base = "{model.url}"\n'
+        (here / "own.toml").write_text(f'{chain}price_in = 1.0\nprice_out = 1.0\nschema = "request"\n')
+        settings = {"CLD_CONFIG": str(here / "own.toml"), "NO_COLOR": "1", "PYTHONWARNINGS": "ignore"}
+        asking = Pty(asked, here, settings)
+        asking.until(b"\rone two three four five six seven eight\x1b[K")
+        model.release()
+        code, seen = asking.end()
+        assert code == 0, seen
+        shown, _, left = seen.decode().rpartition("\x1b[K")
+        assert shown.endswith("\r") and text in shown, "it is taken away"
+        assert left.count(text) == 1
+
+
 def test_a_form_that_quotes_cannot_fill_fails_and_says_so(here: Path) -> None:
     (here / "form.json").write_text('{"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}')
     shown = cld("ask", "How much does the new crane lift?", "--format", "@form.json", "--human", cwd=here)
@@ -122,7 +141,12 @@ def test_a_form_that_quotes_cannot_fill_fails_and_says_so(here: Path) -> None:
         (["ask", "  "], 2, "message is empty"),
         (["ask", "hello", "--conversation", CRANE], 2, "is no common.Conversation"),
         (["plan", "none.json"], 2, "none.json cannot be read"),
-        (["plan", "bad.json"], 2, "bad.json is no JSON array of tasks"),
+        (["plan", "bad.json"], 2, "bad.json is no plan: tasks[1]: expected `object`"),
+        (["plan", "words.json"], 2, "words.json is no JSON array of tasks"),
+        (["plan", "unknown.json"], 2, "unknown.json is no plan: wat: no such argument; there are message, tasks"),
+        (["plan", "budget.json"], 2, "budget.json is no plan: budget.coins"),
+        (["plan", "tools.json"], 2, "tools.json is no plan: tools[0] has to have a name"),
+        (["plan", "empty.json"], 2, "message is empty"),
         (["plan", "cycle.json"], 2, "a → b → a"),
         (["task", "cld:plan.Task.none"], 3, "no such resource: cld:plan.Task.none"),
         (["task", CRANE], 2, "is no task"),
@@ -146,6 +170,11 @@ def test_what_cannot_be_done_is_said_and_leaves_nothing(
     (here / "cycle.json").write_text(
         '[{"id": "a", "purpose": "x", "after": ["b"]}, {"id": "b", "purpose": "y", "after": ["a"]}]'
     )
+    (here / "words.json").write_text('"words"')
+    (here / "unknown.json").write_text('{"tasks": [{"purpose": "x"}], "wat": 1}')
+    (here / "budget.json").write_text('{"tasks": [{"purpose": "x"}], "budget": {"coins": 1}}')
+    (here / "tools.json").write_text('{"tasks": [{"purpose": "x"}], "tools": [{"name": "no spaces"}]}')
+    (here / "empty.json").write_text('{"tools": []}')
     monkeypatch.chdir(here)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(here))
     # In this process, for they are many.
@@ -167,6 +196,36 @@ def test_a_plan_of_ones_own_is_worked_and_waits_for_its_client(here: Path) -> No
         assert states == {"Look at the quay": "waiting", "How much does the new crane lift?": "pending"}
     shown = cld("task", "--human", cwd=here)
     assert shown.stdout.decode().count("look: waiting for its client") == 2
+
+
+def test_all_that_the_tool_takes_is_taken_from_a_file_and_flags_beat_it(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(here))
+    camera = {"name": "camera", "description": "Takes a picture."}
+    plan = {
+        "tasks": [{"id": "look", "purpose": "Look", "assistant": "client"}],
+        "conversation": "cld:/common.Conversation.file",
+        "response_format": "in Japanese",
+        "tools": ["search", camera],
+        "budget": {"calls": 7},
+        "wait_seconds": 0,
+    }
+    (here / "plan.json").write_text(json.dumps(plan))
+    for flags, place in (
+        ((), "cld:common.Conversation.file"),
+        (("--conversation", "cld:common.Conversation.flag"), "cld:common.Conversation.flag"),
+    ):
+        assert main(["plan", "plan.json", *flags]) == 8
+        done = json.loads(capsys.readouterr().out)
+        assert done["conversation"] == place
+        task = json.loads((here / "resources" / f"{done['task']}.json").read_text())["content"]
+        assert (task["tools"], task["client_tools"]) == (["search"], [camera])
+        assert (task["response_format"], task["budget"]["calls"]) == ("in Japanese", 7)
+    (here / "plan.json").write_text(json.dumps({"message": "What is 3 plus 4?", "wait_seconds": 0}))
+    assert main(["plan", "plan.json", "--message", "What is 5 plus 6?"]) == 8
+    assert json.loads(capsys.readouterr().out)["purpose"] == "What is 5 plus 6?"
 
 
 def test_what_can_be_worked_now_is_listed_and_why_the_rest_cannot(here: Path) -> None:

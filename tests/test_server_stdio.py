@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters
 from node_packages import INSPECTOR, NODE, environment, need_packages
-from server_world import MODES, call, fail
+from server_world import ASSISTANTS, MODES, call, fail
 
 ROOT = Path(__file__).parent.parent
 SERVER = str(ROOT / "server.py")
@@ -28,6 +28,7 @@ POLICIES = str(ROOT / "policies")
 CORE = [
     *("resource_get", "resource_put", "resource_list", "resource_delete", "search", "graph_query"),
     *("plan", "task_get", "task_update", "task_cancel", "approve"),
+    *ASSISTANTS,
 ]
 SECONDS = 20.0
 

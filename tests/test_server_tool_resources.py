@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -15,12 +16,12 @@ from mcp import Client
 from mcp.client.stdio import StdioServerParameters
 from mcp.shared.exceptions import MCPError
 from mcp_types import ElicitResult
-from server_world import call, fail
+from rights_world import data_with
+from server_world import ASSISTANTS, call, fail
 from tool_world import eventually, is_running, write
 
 ROOT = Path(__file__).parent.parent
 SERVER = str(ROOT / "server.py")
-ASSISTANTS = [f"assistant_{name}" for name in ("analyst", "coder", "critic", "general", "researcher", "writer")]
 SECONDS = 60.0
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX pipes and processes")
@@ -197,6 +198,45 @@ async def test_assistants_are_tools_and_the_default_list_is_small_and_starts_no_
         put(tmp_path, "cld:common.Assistant.coder", {"title": "Coder", "disabled": True})
         await host.until(lambda names: not {"assistant_critic", "assistant_coder"} & set(names))
         assert not processes_below(server_of(tmp_path)), "nobody asked for work"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
+async def test_a_tree_without_assistants_lists_those_it_is_given_with_the_first_work(
+    tmp_path: Path, mode: Literal["legacy", "2026-07-28"]
+) -> None:
+    async with hosted(tmp_path, mode=mode) as host:
+        assert [name for name in await host.names() if name.startswith("assistant_")] == ASSISTANTS
+        assert not list(tmp_path.rglob("cld:*")), "a tree that was only looked at stays as it is"
+        done = await call(host.client, "assistant_writer", message="Write a letter", wait_seconds=50)
+        task = await call(host.client, "task_get", uri=done["task"])
+        assert task["assistant"] == "cld:common.Assistant.writer"
+        assert len(list(tmp_path.rglob("cld:common.Assistant.*"))) == len(ASSISTANTS)
+        # They are taken away again, and the process that works is asked once more.
+        for file in tmp_path.rglob("cld:common.Assistant.*.json"):
+            file.unlink()
+        put(tmp_path, "cld:common.Assistant.own", {"title": "Own"}, purpose="Be the only one.")
+        await host.until_there("assistant_own")
+        assert "assistant_writer" not in await host.names()
+        (tmp_path / "resources" / "cld:common.Assistant.own.json").unlink()
+        await host.until_there("assistant_writer")
+        assert (await call(host.client, "assistant_writer", message="Write", wait_seconds=0))["task"]
+
+
+@pytest.mark.anyio
+async def test_assistants_that_may_not_be_put_into_the_tree_are_not_listed(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "policies", tmp_path / "policies")
+    data = data_with(members={"user:ed": ["editor"]})
+    (tmp_path / "policies" / "data.json").write_text(json.dumps(data))
+    flags = ("--policies", str(tmp_path / "policies"), "--principal", "user:ed")
+    async with hosted(tmp_path, *flags) as host:
+        assert "plan" in await host.names()
+        assert not [name for name in await host.names() if name.startswith("assistant_")]
+        with pytest.raises(MCPError, match="Unknown tool"):
+            await host.client.call_tool("assistant_writer", {"message": "Write"})
+    with_seeds(tmp_path)
+    async with hosted(tmp_path, *flags) as host:
+        assert [name for name in await host.names() if name.startswith("assistant_")] == ASSISTANTS
 
 
 @pytest.mark.anyio

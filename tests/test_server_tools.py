@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 from mcp import Client
 from mcp.shared.exceptions import MCPError
-from server_world import ADA, BOB, MODES, call, client, fail, world
+from server_world import ADA, ASSISTANTS, BOB, MODES, call, client, fail, world
 
 from cld.config import Settings
 from cld.errors import ConfigError, PolicyError
@@ -115,7 +115,7 @@ async def test_exact_numbers_and_nulls_come_back_as_they_went(tmp_path: Path, mo
 async def test_every_tool_is_fully_described_and_what_it_answers_fits_its_schema(tmp_path: Path, mode: str) -> None:
     async with world(tmp_path) as made, client(made, mode) as host:
         tools = {tool.name: tool for tool in (await host.list_tools()).tools}
-        assert list(tools) == ALL
+        assert list(tools) == [*ALL, *ASSISTANTS]
         for tool in tools.values():
             assert tool.title and tool.description and len(tool.name) <= 48
             assert tool.annotations is not None
@@ -166,7 +166,7 @@ async def test_a_file_that_is_no_resource_is_told_with_line_and_column(tmp_path:
 async def test_only_tools_that_may_be_called_are_listed(tmp_path: Path, mode: str) -> None:
     async with world(tmp_path, no_deletes) as made, client(made, mode) as host:
         names = [tool.name for tool in (await host.list_tools()).tools]
-        assert names == [name for name in ALL if name != "resource_delete"]
+        assert names == [name for name in [*ALL, *ASSISTANTS] if name != "resource_delete"]
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -241,8 +241,8 @@ async def test_nothing_is_allowed_when_decisions_cannot_be_written_down(tmp_path
 async def test_the_default_list_of_tools_is_small(tmp_path: Path) -> None:
     async with world(tmp_path, tools="core") as made, client(made, "2026-07-28") as host:
         listed = await host.list_tools()
-        assert [tool.name for tool in listed.tools] == ALL[:11]
-        assert len(listed.model_dump_json(by_alias=True, exclude_none=True)) < 12_000
+        assert [tool.name for tool in listed.tools] == [*ALL[:11], *ASSISTANTS]
+        assert len(listed.model_dump_json(by_alias=True, exclude_none=True)) < 16_000
 
 
 @pytest.mark.parametrize(

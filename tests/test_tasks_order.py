@@ -56,12 +56,6 @@ def test_what_was_meant_as_a_reference_and_is_none_is_refused() -> None:
     assert check_plan((step("a", inputs=meant),)) == 1
 
 
-def test_no_subtask_is_called_as_what_its_list_makes() -> None:
-    below = (step("other"), step("sum-x"))
-    assert refused(step("sum", for_each="[1, 2]", steps=below)).field == "tasks[0].steps[1].id"
-    assert check_plan((step("sum", steps=below),)) == 3
-
-
 def test_a_cycle_is_named_through_after_and_inputs_alike() -> None:
     error = refused(step("a", after=("b",)), step("b", inputs={"x": {"from": "c"}}), step("c", after=("a",)))
     assert "a → b → c → a" in str(error)

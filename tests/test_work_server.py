@@ -194,6 +194,21 @@ async def test_a_client_works_its_own_tasks_runs_its_own_tools_and_cancels(tmp_p
         assert "cancelled" in over["message"]
 
 
+async def test_tools_that_are_given_are_all_that_a_task_may_use(tmp_path: Path, model: OpenAI) -> None:
+    camera = {"name": "camera", "description": "Takes a picture.", "inputSchema": {"type": "object"}}
+    model.otherwise = lambda request: Reply(
+        '{"direct": true, "reason": "one step", "steps": []}' if "response_format" in request.body else "done"
+    )
+    async with hosted(tmp_path, model) as host:
+        offered: list[list[str]] = []
+        for given in ({}, {"tools": []}, {"tools": [camera]}, {"tools": ["search", camera]}):
+            done = await call(host, "plan", message="Look", wait_seconds=60, **given)
+            assert done["status"] == "completed", done
+            offered.append([tool["function"]["name"] for tool in model.requests[-1].body.get("tools", ())])
+    assert {"search", "resource_get"} <= set(offered[0])
+    assert offered[1:] == [[], ["camera"], ["search", "camera"]]
+
+
 @pytest.mark.parametrize("answer", ["approve", "edit", "reject", "by hand"])
 async def test_a_question_three_levels_down_is_answered_from_the_other_host(
     tmp_path: Path, model: OpenAI, answer: str
@@ -309,6 +324,23 @@ async def test_what_is_done_is_reported_as_progress(tmp_path: Path, model: OpenA
         result = await host.call_tool("plan", arguments, progress_callback=heard)
         assert result.structured_content["status"] == "completed"
     assert any("List it: calling resource_list" in one for one in said), said
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_all_that_a_model_has_written_is_told_while_it_pauses(tmp_path: Path, model: OpenAI, mode: str) -> None:
+    text = "one two three four five six seven eight nine ten eleven twelve"
+    model.otherwise = lambda _: Reply(text, hold_after=9)
+    told = anyio.Event()
+
+    async def heard(progress: float, total: float | None, message: str | None) -> None:
+        if (message or "").rstrip().endswith("…one two three four five six seven eight"):
+            told.set()
+
+    async with hosted(tmp_path, model, mode) as host, anyio.create_task_group() as group:
+        arguments = {"message": "Count", "wait_seconds": 60}
+        group.start_soon(lambda: host.call_tool("assistant_general", arguments, progress_callback=heard))
+        await told.wait()
+        model.release()
 
 
 async def test_the_list_of_tools_stays_small(tmp_path: Path) -> None:

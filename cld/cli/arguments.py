@@ -11,6 +11,9 @@ from cld.cli.hosts import HOSTS
 from cld.errors import InvalidURI
 from cld.uri import MAX_DEPTH, ROOT, URI, is_type, parse_prefix, parse_uri
 
+WAIT_SECONDS = 3600.0
+"""How long a command waits for work, if it is not told."""
+
 META_NAMES = ("purpose", "instructions", "applicability", "evaluation")
 
 _EPILOG = "exit codes:\n" + "\n".join(f"  {code:<4} {meaning}" for code, meaning in MEANINGS.items())
@@ -166,9 +169,14 @@ def _working(add: Add) -> None:
     _following(ask)
 
     plan = _command(add, "plan", "have a plan of your own worked")
-    plan.add_argument("file", metavar="FILE", help="a JSON array of tasks (docs/tasks.md); '-' reads standard input")
+    plan.add_argument(
+        "file",
+        metavar="FILE",
+        help="a JSON array of tasks (docs/tasks.md), or the object that the tool plan takes; '-' reads standard input",
+    )
     plan.add_argument("--message", metavar="TEXT", help="what it is for")
     _following(plan)
+    plan.set_defaults(wait=None)  # the file may say it
 
     task = _command(add, "task", "show a task and those below it, or all that are not over")
     task.add_argument("uri", metavar="URI", nargs="?", type=_uri_text, help="the task; all open ones when left out")
@@ -208,7 +216,9 @@ def _following(parser: Parser) -> None:
 
 
 def _waiting(parser: Parser) -> None:
-    parser.add_argument("--wait", type=_seconds, default=3600.0, metavar="SECONDS", help="wait at most so long (3600)")
+    parser.add_argument(
+        "--wait", type=_seconds, default=WAIT_SECONDS, metavar="SECONDS", help="wait at most so long (3600)"
+    )
     parser.add_argument("--explain", action="store_true", help="show the plan, who was elected and why, and the calls")
 
 

@@ -4,9 +4,11 @@ Owns colour, the choice between text for people and JSON for programs, and the p
 text from a resource reaches a terminal with control characters in it. Knows no resources.
 """
 
+import shutil
 import signal
 import sys
 import textwrap
+import unicodedata
 from collections.abc import Mapping
 from typing import Any, TextIO
 
@@ -42,10 +44,14 @@ class Terminal:
         self._err_is_tty = err.isatty()
         self.human = human or (self._out_is_tty and not json)
         self.json_errors = json
+        obeys = environment.get("TERM", "") not in ("", "dumb")
         # https://no-color.org: set and not empty.
-        coloured = color and not environment.get("NO_COLOR") and environment.get("TERM", "") not in ("", "dumb")
+        coloured = color and not environment.get("NO_COLOR") and obeys
         self._out_color = coloured and self._out_is_tty
         self._err_color = coloured and self._err_is_tty
+        self.shows_passing = self.human and self._err_is_tty and obeys
+        """Whether a person sees what `passing` shows."""
+        self._is_passing = False
 
     @property
     def can_ask(self) -> bool:
@@ -79,8 +85,22 @@ class Terminal:
     def note(self, text: str) -> None:
         """A remark for people, on standard error so that it never mixes with results."""
         text = safe_line(text)
+        self.passing("")
         self._err.write((_styled(text, ("dim",)) if self._err_color else text) + "\n")
         self._err.flush()
+
+    def passing(self, text: str, label: str = "") -> None:
+        """Show the end of `text`, as much as fits a line, until something else is shown; an empty one takes it away.
+
+        Only where `shows_passing`.
+        """
+        if text or self._is_passing:
+            # One column stays free: in the last one terminals wrap.
+            room = shutil.get_terminal_size().columns - len(label) - 1
+            shown = f"{label}{_end_of(safe(' '.join(text.split())), room)}" if text else ""
+            self._err.write(f"\r{_styled(shown, ('dim',)) if self._err_color else shown}\x1b[K")
+            self._err.flush()
+        self._is_passing = bool(text)
 
     def error(self, message: str, code: str, details: Mapping[str, Any]) -> None:
         """Say what went wrong on standard error, as a JSON object or a line; where a message has several
@@ -111,6 +131,7 @@ class Terminal:
     def question(self, question: str) -> None:
         """Write a question whose answer `answer` reads."""
         self._out.flush()
+        self.passing("")
         self._err.write(f"{safe_line(question)} [y/N] ")
         self._err.flush()
 
@@ -130,6 +151,14 @@ def standard_terminal(*, json: bool, human: bool, color: bool, environment: Mapp
         err=sys.stderr,
         stdin=sys.stdin,
     )
+
+
+def _end_of(text: str, columns: int) -> str:
+    """As much of the end of `text` as has room in so many columns; some characters take two."""
+    at = len(text)
+    while at and (columns := columns - (2 if unicodedata.east_asian_width(text[at - 1]) in "WF" else 1)) >= 0:
+        at -= 1
+    return text[at:]
 
 
 def _styled(text: str, names: tuple[str, ...]) -> str:

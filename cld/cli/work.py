@@ -15,15 +15,19 @@ import anyio
 import msgspec
 from anyio import Path
 
+from cld.cli.arguments import WAIT_SECONDS
 from cld.cli.exits import APPROVAL, ERROR, OK, OPEN, UsageError
 from cld.cli.session import existing, named_version, store
 from cld.cli.tasks import explained, show, text_of
 from cld.cli.terminal import Terminal, safe_line
 from cld.config import Settings
+from cld.errors import InvalidArgument, InvalidURI
 from cld.guard import GuardedStore
 from cld.runtime import Runtime
 from cld.server.application import bring_own_tools
-from cld.server.work_calls import read_steps
+from cld.server.arguments import parser
+from cld.server.work_calls import read_plan
+from cld.server.work_tools import Plan
 from cld.types import Task
 from cld.uri import URI
 from cld.work.branching import branch as do_again
@@ -33,6 +37,9 @@ from cld.work.showing import shown
 from cld.work.tree import Node
 
 _DEPTH = 16
+_read_arguments = parser(Plan)
+_MOST_WRITTEN = 1000
+"""Of a text that is being written so many of its last characters are kept: no terminal's line is longer."""
 
 
 async def ask(arguments: Namespace, settings: Settings, terminal: Terminal) -> int:
@@ -53,12 +60,22 @@ async def ask(arguments: Namespace, settings: Settings, terminal: Terminal) -> i
 
 
 async def plan(arguments: Namespace, settings: Settings, terminal: Terminal) -> int:
-    """Have a plan of one's own worked: a JSON array of tasks in a file, or on standard input."""
-    tasks = await _tasks(arguments.file)
-    steps = read_steps(tasks)
+    """Have a plan of one's own worked: a JSON array of tasks, or what the tool `plan` takes, from a file."""
+    given = await _given(arguments.file)
+    flags = {"message": arguments.message, "conversation": arguments.conversation}
+    given |= {name: value for name, value in flags.items() if value is not None}
+    try:
+        args = _read_arguments(given)
+        wanted = read_plan(args)
+    except (InvalidArgument, InvalidURI) as error:
+        raise UsageError(f"{arguments.file} is no plan: {error}; docs/tasks.md says what one is") from error
+    if arguments.wait is None:
+        arguments.wait = args.wait_seconds if "wait_seconds" in given else WAIT_SECONDS
+    if wanted["conversation"] is not None:
+        given["conversation"] = wanted["conversation"]
     async with _working(settings, begins=True) as (runtime, engine):
-        asker = store(runtime, "plan", tasks=tasks)
-        begun = await begin(engine, asker, arguments.message or "", steps, conversation=arguments.conversation)
+        asker = store(runtime, "plan", **given)
+        begun = await begin(engine, asker, **wanted)
         return await _followed(arguments, engine, asker, begun.task, begun, terminal)
 
 
@@ -96,14 +113,17 @@ async def _followed(
 ) -> int:
     """Wait until the task is over or waits for somebody, saying what is done meanwhile."""
     node = await engine.forest.load(uri)
-    end = engine.on_change(_Telling(node, terminal).listen)
+    telling = _Telling(node, terminal)
+    ends = [engine.on_change(telling.listen), *([engine.on_text(telling.read)] if terminal.shows_passing else [])]
     try:
         done = await _waited(engine, asker, node, arguments.wait, terminal)
     except asyncio.CancelledError:
         _left(uri, terminal, "interrupted")
         raise
     finally:
-        end()
+        for end in ends:
+            end()
+        terminal.passing("")
     tree = await shown(asker, node, _DEPTH)
     if not terminal.human:
         place: dict[str, Any] = {} if begun is None else msgspec.to_builtins(begun)
@@ -178,6 +198,7 @@ class _Telling:
         self._root = node
         self._terminal = terminal
         self._ended: set[URI] = set()
+        self._written: dict[URI, str] = {}
         if terminal.human:
             terminal.note(f"this is {node.uri}")
 
@@ -191,6 +212,13 @@ class _Telling:
             self._ended.add(node.uri)
             self._terminal.note(f"{where}{node.task.status}")
 
+    def read(self, node: Node, piece: str) -> None:
+        """Show how far a model is with a text, in passing, for all of it comes with the answer."""
+        if self._root in node.path():
+            text = (self._written.get(node.uri, "") + piece)[-_MOST_WRITTEN:] if piece else ""
+            self._written[node.uri] = text
+            self._terminal.passing(text, f"{node.id}: " if node is not self._root else "")
+
 
 def _answer(done: Task, terminal: Terminal) -> None:
     for line in text_of(done.output).splitlines():
@@ -203,17 +231,17 @@ def _answer(done: Task, terminal: Terminal) -> None:
             terminal.line(terminal.style(f"source: {safe_line(source.uri)}", "dim"))
 
 
-async def _tasks(file: str) -> list[dict[str, Any]]:
-    """The tasks of a plan, from a file or standard input; also as the object that the tool `plan` takes."""
+async def _given(file: str) -> dict[str, Any]:
+    """The arguments of the tool `plan`, from a file or standard input; an array is its tasks."""
     try:
         data = sys.stdin.buffer.read() if file == "-" else await Path(file).read_bytes()
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror}") from error
     try:
-        value = msgspec.json.decode(data)
-        return msgspec.convert(value["tasks"] if isinstance(value, dict) else value, list[dict[str, Any]])
-    except (msgspec.MsgspecError, KeyError) as error:
+        value: list[Any] | dict[str, Any] = msgspec.json.decode(data, type=list[Any] | dict[str, Any])
+    except msgspec.MsgspecError as error:
         raise UsageError(f"{file} is no JSON array of tasks: {error}; docs/tasks.md says what one is") from error
+    return value if isinstance(value, dict) else {"tasks": value}
 
 
 async def _format(given: str | None) -> dict[str, Any] | str | None:

@@ -39,6 +39,7 @@ QUESTIONS_PER_PRINCIPAL = 64
 """How many of them may be one principal's, so that nobody's questions push out those of others."""
 
 TICK_SECONDS = 1.0
+MOST_SAID = 100
 
 DECLINED = "the person who was asked did not agree"
 
@@ -116,6 +117,28 @@ class Questions:
         """The question of this name, None when it was not waiting; from now on it is not."""
         question = None if name is None else self._waiting.pop(name, None)
         return None if question is None or question.until <= time.monotonic() else question
+
+
+class Said:
+    """What is said of something that goes on, in its order, until it is told; of too much, what came first."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[object, str] = {}
+        self._any = asyncio.Event()
+
+    def say(self, text: str, about: object = None) -> None:
+        """Say it in place of what was said `about` the same and is not told yet; an empty text only takes that back."""
+        self._waiting.pop(about, None)
+        if text and (about is not None or len(self._waiting) < MOST_SAID):
+            self._waiting[object() if about is None else about] = text
+            self._any.set()
+
+    async def next(self) -> str:
+        """What is to be told now."""
+        while not self._waiting:
+            self._any.clear()
+            await self._any.wait()
+        return self._waiting.pop(next(iter(self._waiting)))
 
 
 class Call:
@@ -233,7 +256,7 @@ class Call:
         await self.ctx.session.report_progress(done, total, message)
 
     @asynccontextmanager
-    async def telling(self, said: "asyncio.Queue[str]", doing: str) -> AsyncGenerator[None]:
+    async def telling(self, said: Said, doing: str) -> AsyncGenerator[None]:
         """The same, with what is `said` meanwhile as soon as it is."""
         async with _running(_tell(self.ctx, said, doing)):
             yield
@@ -308,12 +331,12 @@ async def _tick(ctx: RequestContext, doing: str) -> None:
         seconds += TICK_SECONDS
 
 
-async def _tell(ctx: RequestContext, said: "asyncio.Queue[str]", doing: str) -> None:
+async def _tell(ctx: RequestContext, said: Said, doing: str) -> None:
     number = 0
     while True:
         try:
             async with asyncio.timeout(TICK_SECONDS):
-                message = await said.get()
+                message = await said.next()
         except TimeoutError:
             message = doing
         number += 1  # it has to grow

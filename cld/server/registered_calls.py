@@ -1,7 +1,5 @@
 """What hosts do with the tools that the tree brings: they have an assistant work, or call a tool as their principal."""
 
-import asyncio
-import contextlib
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -10,7 +8,7 @@ from msgspec import UNSET
 
 from cld.errors import AccessDenied, ToolFailed
 from cld.escape import safe_line
-from cld.server.call import DECLINED, Call, Reply, shown
+from cld.server.call import DECLINED, Call, Reply, Said, shown
 from cld.server.work_calls import answered
 from cld.server.work_registry import Ask
 from cld.tools import Begun, Caller, NestedApprovalRequired
@@ -18,6 +16,12 @@ from cld.tools.calling import tool_uri
 from cld.types import Grant
 from cld.uri import id_of, parse_uri
 from cld.work.requests import begin
+
+
+async def ask_seed(call: Call, args: Ask, assistant: str) -> Reply:
+    """As `ask_assistant`, of one that cld brings and that the tree has not yet."""
+    await call.runtime.workshop.seed(await call.runtime.work(call.principal))
+    return await ask_assistant(call, args, assistant)
 
 
 async def ask_assistant(call: Call, args: Ask, assistant: str) -> Reply:
@@ -44,17 +48,12 @@ async def call_registered(call: Call, args: Mapping[str, Any], name: str) -> Rep
         raise AccessDenied("call", tool_uri(name), [DECLINED])
     calling = await call.runtime.workshop.calling()
     begun = call.kept if isinstance(call.kept, Begun) else Begun() if call.can_ask else None
-    said: asyncio.Queue[str] = asyncio.Queue(maxsize=100)
-
-    def progress(text: str) -> None:
-        with contextlib.suppress(asyncio.QueueFull):
-            said.put_nowait(text)
-
+    said = Said()
     async with call.telling(said, f"calling {name}"):
         while True:
             caller = Caller(call.principal, host=call.context.host, approved=call.is_approved, begun=begun)
             try:
-                result = await calling.call(name, args, caller, progress)
+                result = await calling.call(name, args, caller, said.say)
                 break
             except NestedApprovalRequired as needed:
                 begun = await _granted(call, name, needed)

@@ -15,7 +15,7 @@ import msgspec
 
 from cld.errors import ConfigError
 from cld.guard import Guard
-from cld.policy import Context
+from cld.policy import Action, Context
 from cld.server.arguments import Parse, parser, schema_of
 from cld.server.call import Call, Reply
 from cld.uri import ROOT, URI, make_uri
@@ -53,8 +53,9 @@ class Tool:
     `parse` makes of a call's arguments what `handle` gets, raising InvalidArgument where they do not
     fit `input_schema`. `uri` is what policy is asked about ("call"). An `output_schema` must let
     `{"error": …}` pass too, because clients check failed results as well; `result_schema` makes such a one.
-    What may not be read where `reads` says so is not there. One that is not `listed` can be called, but is left out
-    of the list. One that `decides` asks policy "call" itself, with arguments that it has checked.
+    One that `needs` a resource is there only for whom `access` to it is allowed. One that is not `listed` can be
+    called, but is left out of the list. One that `decides` asks policy "call" itself, with arguments that it has
+    checked.
     """
 
     name: str
@@ -66,7 +67,8 @@ class Tool:
     annotations: Annotations
     output_schema: Mapping[str, Any] | None = None
     uri: URI = ROOT
-    reads: URI = ROOT
+    needs: URI = ROOT
+    access: Action = "read"
     listed: bool = True
     decides: bool = False
 
@@ -159,13 +161,17 @@ class Registry:
         return [tool for tool in self.callable(guard, context) if tool.listed]
 
     def callable(self, guard: Guard, context: Context) -> Sequence[Tool]:
-        """Those that may be called, by one question to policy, or two."""
+        """Those that may be called, by one question to policy for each kind of access."""
         tools = self.tools()
         allowed = guard.filter("call", [tool.uri for tool in tools], context)
         found = [tool for tool, may_call in zip(tools, allowed, strict=True) if may_call]
-        asked = [tool.reads for tool in found if tool.reads != ROOT]
-        readable = {uri for uri, may_read in zip(asked, guard.filter("read", asked, context), strict=True) if may_read}
-        return [tool for tool in found if tool.reads == ROOT or tool.reads in readable]
+        kinds: set[Action] = {tool.access for tool in found if tool.needs != ROOT}
+        for access in kinds:
+            needed = [tool.needs for tool in found if tool.needs != ROOT and tool.access == access]
+            allowed = guard.filter(access, needed, context)
+            refused = {uri for uri, is_allowed in zip(needed, allowed, strict=True) if not is_allowed}
+            found = [tool for tool in found if tool.access != access or tool.needs not in refused]
+        return found
 
     def on_change(self, tell: Callable[[], None]) -> Callable[[], None]:
         """Call `tell` after each change; the function returned ends that."""

@@ -52,7 +52,7 @@ class Tools:
         context = self._access.context(ctx, tool.name, arguments, destructive=tool.annotations.destructive)
         try:
             guard = self._access.runtime.guard(principal)
-            if tool.reads != ROOT and not guard.allows("read", tool.reads, context):
+            if tool.needs != ROOT and not guard.allows(tool.access, tool.needs, context):
                 raise self._hidden(ctx, params.name)
             call = Call(self._access.runtime, ctx, params, principal, context, self._questions)
             if tool.decides:

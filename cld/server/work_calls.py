@@ -11,7 +11,7 @@ from msgspec import UNSET
 from cld.errors import InvalidArgument
 from cld.escape import safe_line
 from cld.journal import APPROVAL
-from cld.server.call import Call, Reply
+from cld.server.call import Call, Reply, Said
 from cld.server.call import shown as shown_arguments
 from cld.server.own_tools import NOT_FOR_TASKS
 from cld.server.work_tools import Approve, Cancel, Get, Plan, Update
@@ -30,23 +30,12 @@ MOST_TAIL = 200
 async def plan(call: Call, args: Plan) -> Reply:
     if (args.tasks is UNSET) == (not args.message):
         raise InvalidArgument("give message, or tasks (a plan of your own); not both", field="message")
-    steps = () if args.tasks is UNSET else read_steps(args.tasks)
-    given: list[str | dict[str, Any]] = [] if args.tools is UNSET else args.tools
+    wanted = read_plan(args)
     engine = await call.runtime.work(call.principal)
-    if any(isinstance(one, dict) for one in given):
+    if wanted["client_tools"] and args.tools is not UNSET:
         offered = engine.world.calling.offered(Caller(call.principal, host=call.context.host))
-        await check_brought(given, NOT_FOR_TASKS.union(tool.name for tool in offered))
-    begun = await begin(
-        engine,
-        call.store,
-        args.message,
-        steps,
-        conversation=None if args.conversation is UNSET else args.conversation,
-        response_format=None if args.response_format is UNSET else args.response_format,
-        tools=[one for one in given if isinstance(one, str)] if any(isinstance(one, str) for one in given) else None,
-        client_tools=[one for one in given if isinstance(one, dict)],
-        budget=None if args.budget is UNSET else args.budget,
-    )
+        await check_brought(args.tools, NOT_FOR_TASKS.union(tool.name for tool in offered))
+    begun = await begin(engine, call.store, **wanted)
     return await answered(call, engine, begun, args.wait_seconds)
 
 
@@ -128,6 +117,24 @@ async def approve(call: Call, args: Approve) -> Reply:
     return Reply(data, f"{args.decision}: {approval.tool}, by {approval.decided_by}")
 
 
+def read_plan(args: Plan) -> dict[str, Any]:
+    """What `begin` is to be called with; tools that are given are all there are, none too.
+
+    Raises:
+        InvalidArgument: naming the step or field that does not fit.
+    """
+    tools: list[str | dict[str, Any]] = [] if args.tools is UNSET else args.tools
+    return {
+        "message": args.message,
+        "steps": () if args.tasks is UNSET else read_steps(args.tasks),
+        "conversation": None if args.conversation is UNSET else args.conversation,
+        "response_format": None if args.response_format is UNSET else args.response_format,
+        "tools": None if args.tools is UNSET else [one for one in tools if isinstance(one, str)],
+        "client_tools": [one for one in tools if isinstance(one, dict)],
+        "budget": None if args.budget is UNSET else args.budget,
+    }
+
+
 def read_steps(tasks: list[dict[str, Any]], field: str = "tasks") -> tuple[Step, ...]:
     """The steps of a plan as a host gives it; what has no id is named by its place.
 
@@ -155,20 +162,19 @@ def _named(task: dict[str, Any], number: int) -> dict[str, Any]:
 @contextlib.asynccontextmanager
 async def told(call: Call, engine: Engine, node: Node) -> AsyncGenerator[None]:
     """Report what is being done about a task and all below it as progress of the call, as it happens."""
-    said: asyncio.Queue[str] = asyncio.Queue(maxsize=100)
+    said = Said()
 
     def listen(changed: Node, what: str) -> None:
         if what and changed.root is node.root:
-            with contextlib.suppress(asyncio.QueueFull):
-                said.put_nowait(f"{changed.meta.purpose[:60]}: {what}")
+            said.say(f"{changed.meta.purpose[:60]}: {what}")
 
     written: dict[str, str] = {}
 
     def read(writing: Node, piece: str) -> None:
         if writing.root is node.root:
             text = written[writing.uri] = written.get(writing.uri, "") + piece if piece else ""
-            if text and said.empty():  # what comes faster than it is sent is sent together
-                said.put_nowait(f"{writing.meta.purpose[:60]}: …{text[-MOST_TAIL:]}")
+            # What comes faster than it is told is told together.
+            said.say(f"{writing.meta.purpose[:60]}: …{text[-MOST_TAIL:]}" if text else "", writing.uri)
 
     ends = [engine.on_change(listen), *([engine.on_text(read)] if call.wants_progress else [])]
     try:

@@ -25,6 +25,7 @@ from cld.guard import GuardedStore
 from cld.policy import Context
 from cld.resource import Meta
 from cld.runtime import Runtime
+from cld.seeds import seeds
 from cld.server.arguments import HostURI, Parse, check_json, parser, schema_of
 from cld.server.call import Call, Reply
 from cld.server.registry import (
@@ -154,14 +155,23 @@ class TreeTools:
     async def _look(self) -> None:
         async with self._looking:
             store = self._store()
-            assistants = await _read(store, ASSISTANT, Assistant) if self._assistants else []
+            asked = await self._asked(store) if self._assistants else []
             found = await self._tools(store) if self._registered else []
             tools = [_registered(tool) for tool in found if not tool.disabled]
-            asked = [_assistant(*one) for one in assistants if not one[1].disabled]
             if self._is_bounded:
                 asked, tools = self._bounded(asked, tools)
             self._registry.replace(ASSISTANTS, asked)
             self._registry.replace(REGISTERED, tools)
+
+    async def _asked(self, store: GuardedStore) -> list[Tool]:
+        """The assistants of the tree; where it has none, those that it is given with the first work."""
+        if uris := await _uris(store, ASSISTANT):
+            found = await _valid(store, uris, Assistant)
+            return [_assistant(*one) for one in found if not one[1].disabled]
+        brought = seeds(self._runtime.settings.seeds_path, ASSISTANT)
+        return [
+            _assistant(uri, msgspec.convert(seed.content, Assistant), seed.meta, is_seed=True) for uri, seed in brought
+        ]
 
     async def _tools(self, store: GuardedStore) -> list[Registered]:
         if self._runtime.is_working and (calling := self._runtime.workshop.opened) is not None:
@@ -206,13 +216,20 @@ class TreeTools:
 
 async def _read(store: GuardedStore, type: str, kind: type[KindT]) -> list[tuple[URI, KindT, Meta]]:
     """All resources of `type` at the top of the tree that are valid, with their texts."""
+    return await _valid(store, await _uris(store, type), kind)
+
+
+async def _uris(store: GuardedStore, type: str) -> list[URI]:
     uris: list[URI] = []
     cursor: str | None = None
     while True:
         page = await store.list(ROOT, type=type, cursor=cursor, limit=MAX_LIMIT)
         uris += page.uris
         if (cursor := page.cursor) is None:
-            break
+            return uris
+
+
+async def _valid(store: GuardedStore, uris: Sequence[URI], kind: type[KindT]) -> list[tuple[URI, KindT, Meta]]:
     found: list[tuple[URI, KindT, Meta]] = []
     for uri, one in zip(uris, await store.get_each(uris) if uris else (), strict=True):
         if one is not None and not isinstance(one, InvalidResource):
@@ -221,8 +238,8 @@ async def _read(store: GuardedStore, type: str, kind: type[KindT]) -> list[tuple
     return found
 
 
-def _assistant(uri: URI, assistant: Assistant, meta: Meta) -> Tool:
-    """An assistant as a tool."""
+def _assistant(uri: URI, assistant: Assistant, meta: Meta, *, is_seed: bool = False) -> Tool:
+    """An assistant as a tool; one that is a seed is put into the tree first."""
     schema, parse = _asking()
     purpose = " ".join(meta.purpose.split()) or "It has no description."
     return Tool(
@@ -231,10 +248,11 @@ def _assistant(uri: URI, assistant: Assistant, meta: Meta) -> Tool:
         description=_shortened(f"Assistant: {safe_line(purpose)}"),
         input_schema=schema,
         parse=parse,
-        handle=_on_first_call("ask_assistant", str(uri)),
+        handle=_on_first_call("ask_seed" if is_seed else "ask_assistant", str(uri)),
         annotations=_WORKS,
         output_schema=_ANSWERED,
-        reads=uri,
+        needs=uri,
+        access="write" if is_seed else "read",
     )
 
 

@@ -220,11 +220,6 @@ def _check_step(step: Step, where: str, ids: set[str], bound: Budget) -> None:
             if name in step.inputs:
                 field = f"{where}.inputs.{name}"
                 raise InvalidArgument(f"{field} is taken by for_each; call the input something else", field=field)
-        for at, below in enumerate(step.steps):
-            # Those that the list makes are called so, and it would be taken as gone through already.
-            if below.id.startswith(f"{step.id}-"):
-                field = f"{where}.steps[{at}].id"
-                raise InvalidArgument(f"{field} {below.id!r} begins as what for_each makes; use another", field=field)
     for tool in step.tools or ():
         if not _TOOL.fullmatch(tool):
             raise InvalidArgument(f"{where}.tools has {tool[:80]!r}, which is no tool's name", field=f"{where}.tools")
