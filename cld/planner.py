@@ -67,8 +67,8 @@ async def plan(
 
     A model that generates is asked; when none of its plans can be used the task is worked as it is, and the reason
     says so: an answer without a plan is worth more than none. Without such a model, or while it cannot be asked, the
-    text is split by rule.
-    `failed` says why working it as it is has failed; then one step is a plan too, for it may say otherwise how.
+    text is split by rule. `failed` says why working it as it is has failed; then one step is a plan too, for it may
+    say otherwise how.
 
     Raises:
         ModelFailed: no model answered, and there is one.

@@ -80,10 +80,10 @@ async def judge(
 
     What was done once for each value of a list gives the list of outputs. Where every part was left out, the answer
     says so. Otherwise a model that generates is asked; an answer that rests on no part is never enough, so that
-    where none gave anything, only what would mend it is asked for. Without such a model, or while it cannot be asked,
-    it is enough when every part that was worked has an output and nothing plainly contradicts what is demanded; the
-    answer is what the parts gave, side by side. Corrective steps have new ids and can be carried out beside the parts;
-    there are none unless `may_correct`.
+    where none gave anything, only what would mend it is asked for. Without such a model, or while it cannot be
+    asked, it is enough when every part that was worked has an output and nothing plainly contradicts what is demanded;
+    the answer is what the parts gave, side by side. Corrective steps have new ids and can be carried out beside the
+    parts; there are none unless `may_correct`.
 
     Raises:
         ModelFailed: no model answered; or there is none, and the parts do not fit the form asked for as they are.
@@ -102,9 +102,8 @@ async def judge(
     judging = _Judging(asked, meta, task, parts, limits, may_correct=may_correct, lacking=lacking)
     try:
         verdict, _, by = await ask_until(asked, judging.ask(), judging.read)
-    except NoModel as none:
-        spent = plus(asked.spent, Usage(tokens=none.tokens, money=none.money))
-        return msgspec.structs.replace(await _by_rule(meta, task, parts), usage=spent)
+    except NoModel:
+        return msgspec.structs.replace(await _by_rule(meta, task, parts), usage=asked.spent)
     except NeverFits as failed:
         by, _, reason = failed.reasons[-1].partition(": ")
         told = "; ".join(part for part in (lacking, f"no judgement can be used: {reason or by}") if part)

@@ -92,7 +92,7 @@ async def test_while_no_tier_can_be_asked_the_offline_model_answers(lacks: dict[
 )
 async def test_a_model_that_answers_badly_is_not_replaced(server: OpenAI, reply: Reply, kind: str) -> None:
     server.otherwise = lambda _: reply
-    async with going_on(tier(nobody(), "a"), tier(server.url, "b", timeout=0.3)) as model:
+    async with going_on(tier(nobody(), "a"), tier(server.url, "b", timeout=1.0 if reply.hold else 60.0)) as model:
         with pytest.raises(ModelFailed, match=f"b .*{kind}") as failed:
             await model.complete(HI)
         assert failed.value.kinds == ("unreachable", kind) and not model.is_offline

@@ -120,7 +120,7 @@ async def test_a_call_that_takes_too_long_says_that_its_resource_bounds_it(tmp_p
     write(
         tmp_path / "tools",
         "slow.py",
-        "@tool(seconds=600)\ndef slow() -> str:\n    'Slow.'\n    time.sleep(600)\n    return ''\n",
+        "@tool(read_only=True, seconds=600)\ndef slow() -> str:\n    'Slow.'\n    time.sleep(600)\n    return ''\n",
     )
     async with opened(tmp_path):
         await eventually(file_of(tmp_path, "slow").exists)
