@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyoxigraph
 import pytest
 from ingest_files import Tree, docx, mail, pdf, tree
 
 from cld.config import IngestLimits
 from cld.errors import AccessDenied, Conflict, InvalidArgument, StoreError, Unsupported
+from cld.index.linked import extract
 from cld.ingest import Progress, Report, file, ingest, run
 from cld.ingest.records import document_uri
 from cld.policy import Action
@@ -26,6 +28,59 @@ from cld.store.local import LocalStore
 from cld.uri import ROOT, URI, is_within
 
 pytestmark = pytest.mark.anyio
+
+
+async def statements(to: Tree) -> set[str]:
+    """What the graphs of all resources say but the tree's own facts."""
+    graphs = [extract((await to.made.store.get(uri)).resource, pyoxigraph) for uri in await to.uris()]
+    assert not any(graph.problems for graph in graphs)
+    return {line for graph in graphs for line in graph.triples.decode().splitlines()}
+
+
+async def test_what_files_say_as_linked_data_and_where_they_link_to_comes_into_the_graph(
+    tmp_path: Path, files: Path
+) -> None:
+    facts = "".join(f"<#s{n}> <urn:p> {n} .\n" for n in range(200))
+    page = '<title>P</title><div itemscope itemtype="https://schema.org/Person"><b itemprop="name">Ada</b></div>'
+    put(
+        files,
+        {
+            "docs/a.md": "+++\ntitle = 'A'\ntags = ['x']\n+++\nSee [b](b.md) and [up](../c.md).\n",
+            "facts.ttl": facts,
+            "page.html": page,
+            "more.md": f"# More\n\n```ttl\n{facts.replace('urn:p', 'urn:q')}```\n",
+        },
+    )
+    async with tree(tmp_path / "tree") as to:
+        await take(to, files)
+        said = await statements(to)
+        for target in ("docs/b.md", "c.md"):
+            assert any(f"<cld-vocab:linksTo> <cld-source:{target}>" in one for one in said)
+        for predicate in ("p", "q"):
+            assert sum(f'> <urn:{predicate}> "' in one for one in said) == 200
+        assert not any("linksTo> <urn:p" in one for one in said), "Turtle is no Markdown"
+        assert any('<https://schema.org/name> "Ada"' in one for one in said)
+        assert any('<http://purl.org/dc/terms/subject> "x"' in one for one in said)
+
+
+async def test_documents_of_an_older_format_are_brought_up_to_date_and_keep_their_ids(
+    tmp_path: Path, files: Path
+) -> None:
+    put(files, {"a.md": GUIDE})
+    async with tree(tmp_path / "tree") as to:
+        await take(to, files)
+        before = {uri: await to.content(uri) for uri in await to.uris()}
+        (document, content) = (await to.records())["a.md"]
+        for uri in before:
+            if uri.startswith(f"{document}/"):
+                old = {key: value for key, value in before[uri].items() if key != "source"}
+                await to.store.put(Draft(uri, old, Meta(purpose="Mine.")), if_version="*")
+        await to.store.put(Draft(document, {**content, "format": 1}), if_version="*")
+        assert (await take(to, files)).changed == 1
+        assert {uri: await to.content(uri) for uri in await to.uris()} == before
+        passage = next(uri for uri in before if uri.startswith(f"{document}/"))
+        assert (await to.made.store.get(passage)).resource.meta.purpose == "Mine."
+
 
 GUIDE = "# Guide\n\nIntro words.\n\n## One\n\nFirst part.\n\n## Two\n\nSecond part.\n\n## Three\n\nThird part.\n"
 OLD = time.time() - 3600
@@ -246,6 +301,11 @@ async def test_mail_that_is_read_and_flagged_stays_the_same_document(tmp_path: P
         assert (report.added, report.failed) == (2, ())
         before = await to.versions()
         (files / "box/new/1.host").rename(files / "box/cur/1.host:2,RS")
+        assert said(await take(to, files)) == {"unchanged": 2}
+        assert (await to.versions()).keys() == before.keys()
+        _, content = (await to.records())["box/1.host"]
+        assert (files / content["path"]).is_file(), "it says where the file lies now"
+        before = await to.versions()
         assert said(await take(to, files)) == {"unchanged": 2}
         assert await to.versions() == before
         assert set(await to.records()) == {"box/1.host", "box/.Sent/2.host"}

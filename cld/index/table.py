@@ -21,7 +21,7 @@ from cld.index.arrays import Mask, np
 from cld.index.segment import Segment, open_segment
 from cld.uri import URI
 
-FORMAT = 2
+FORMAT = 3
 """Counts up whenever another program would read the files, or compute the vectors or words, otherwise."""
 
 MANIFEST = "manifest"
