@@ -114,6 +114,15 @@ class Table:
         with self._lock:
             return list(self._places)
 
+    def unembedded(self) -> Sequence[URI]:
+        """What is indexed without vectors, which are to be made later."""
+        with self._lock:
+            return [
+                segment.uris[number]
+                for name, (_, segment) in self._segments.items()
+                for number in np.flatnonzero(segment.unembedded & self._alive[name]).tolist()
+            ]
+
     def __len__(self) -> int:
         return len(self._places)
 
