@@ -428,3 +428,10 @@ def test_the_first_bytes_say_what_a_file_is_where_its_name_does_not() -> None:
     found = [by_content(start) for start in (b"%PDF-1.4", b"<!DOCTYPE html><p>", b"words", "ä".encode("utf-16"))]
     assert [kind and kind.form for kind in found] == ["pdf", "html", "text", "text"]
     assert by_content(b"\x7fELF\x00\x01") is None
+
+
+@pytest.mark.parametrize(
+    ("written", "title"), [('Alpha "doc"', 'Alpha "doc"'), ("'Alpha'", "Alpha"), ('"a" and "b', '"a" and "b')]
+)
+def test_only_quotes_around_all_of_a_title_are_none_of_it(written: str, title: str) -> None:
+    assert converted("markdown", f"---\ntitle: {written}\n---\nWords.").title == title

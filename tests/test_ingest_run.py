@@ -568,8 +568,6 @@ async def test_paths_that_are_not_there_or_not_within_are_refused_alike(tmp_path
     (tmp_path / "outside").mkdir()
     (files / "out").symlink_to(tmp_path / "outside")
     async with tree(tmp_path / "tree") as to:
-        with pytest.raises(InvalidArgument, match="cannot be found"):
-            await take(to, tmp_path / "missing")
         refused = set[str]()
         for path in (tmp_path / "outside", tmp_path / "missing", files / "out", files / "../outside", files / "a\x00"):
             with pytest.raises(InvalidArgument) as error:
@@ -617,3 +615,48 @@ def test_ids_are_readable_and_differ_where_names_only_look_alike() -> None:
     assert all(uri.startswith("cld:common.Document.") for uri in uris)
     long = document_uri(ROOT, "x/" * 500 + "name.md")
     assert len(long) < 120 and "name-md" in long
+
+
+async def test_the_documents_of_a_path_that_is_gone_go_and_one_that_never_was_stops_no_other(
+    tmp_path: Path, files: Path
+) -> None:
+    put(files, {"sub/a.md": "# A\n\nWords.\n", "sub/b.md": "# B\n\nWords.\n", "c.md": "# C\n\nWords.\n"})
+    other = tmp_path / "other"
+    put(other, {"d.md": "# D\n\nWords.\n"})
+    async with tree(tmp_path / "tree") as to:
+        report = await take(to, files, tmp_path / "never", other)
+        assert report.added == 4 and [one.path for one in report.failed] == [str(tmp_path / "never")]
+        shutil.rmtree(files / "sub")
+        report = await take(to, files / "sub")
+        assert report.removed == 2 and report.failed == () and set(await to.records()) == {"c.md", "d.md"}
+        assert "nothing of it" in (await take(to, files / "sub")).failed[0].reason
+        shutil.rmtree(files)
+        shutil.rmtree(other)
+        assert (await take(to, files, other)).removed == 2
+        assert await to.uris() == []
+
+
+async def test_what_others_put_below_a_folder_that_is_gone_stays(tmp_path: Path, files: Path) -> None:
+    put(files, {"a.md": "# A\n\nWords.\n"})
+    async with tree(tmp_path / "tree") as to:
+        (root,) = (await take(to, files)).roots
+        mine = URI(f"{root}/common.Text.mine")
+        await to.store.put(Draft(mine, {"text": "Mine."}))
+        shutil.rmtree(files)
+        assert (await take(to, files)).removed == 1
+        assert set(await to.uris()) == {root, mine}
+
+
+async def test_a_file_that_was_left_out_for_a_while_comes_back_with_what_a_person_said_of_it(
+    tmp_path: Path, files: Path
+) -> None:
+    put(files, {"a.md": "# A\n\nWords.\n", "b.md": "# B\n\nWords.\n"})
+    async with tree(tmp_path / "tree") as to:
+        await take(to, files)
+        uri, content = (await to.records())["a.md"]
+        await to.store.put(Draft(uri, content, Meta(purpose="What I say.", evaluation="Good.")), if_version="*")
+        assert (await take(to, files, exclude=["*.md"])).removed == 2
+        assert said(await take(to, files)) == {"added": 2, "passages_put": 2}
+        records = await to.records()
+        metas = {name: (await to.made.store.get(uri)).resource.meta for name, (uri, _) in records.items()}
+        assert metas == {"a.md": Meta(purpose="What I say.", evaluation="Good."), "b.md": Meta(purpose="B. Words.")}

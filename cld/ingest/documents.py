@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import msgspec
 from anyio import CapacityLimiter, create_task_group
 
-from cld.errors import Conflict, ResourceNotFound
+from cld.errors import Conflict, InvalidResource, ResourceNotFound, Unsupported
 from cld.guard import GuardedStore
 from cld.ingest.linked import MEDIA_TYPES
 from cld.ingest.messages import Passage
@@ -112,6 +112,18 @@ async def write(
 async def delete_if_there(store: GuardedStore, uri: URI, *, recursive: bool = False) -> None:
     with contextlib.suppress(ResourceNotFound):  # another process was first
         await store.delete(uri, recursive=recursive)
+
+
+async def last_words(store: GuardedStore, uri: URI) -> Meta | None:
+    """The meta that a person wrote of a document that went, as of its last version; None where nobody did."""
+    try:
+        newest = max(await store.history(uri), key=lambda one: one.revision or 0)
+        last = await store.get(uri, newest.version)
+    except (ResourceNotFound, InvalidResource, Unsupported):
+        return None
+    record = record_of(last)
+    purpose = last.resource.meta.purpose
+    return None if record is None or purpose in ("", description(record)) else last.resource.meta
 
 
 async def is_complete(store: GuardedStore, uri: URI, record: Record) -> bool:

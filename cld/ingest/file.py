@@ -125,13 +125,16 @@ class _File:
             await documents.write(job.store, self.uri, there, record, (), None)
             self.fail(record.error)
             return
-        meta = None if there is not None else self.moved.pop(file.digest, None)
+        meta = moved = None if there is not None else self.moved.pop(file.digest, None)
+        if there is None and meta is None:
+            # It may have been left out for a while.
+            meta = await documents.last_words(job.store, self.uri)
         made = made_from(converted, record)
         written = await documents.write(job.store, self.uri, there, made, converted.passages, meta)
         counts["passages_put"] += written.passages_put
         counts["passages_deleted"] += written.passages_deleted
         counts["added" if there is None else "changed"] += 1
-        counts["moved"] += meta is not None
+        counts["moved"] += moved is not None
 
     @property
     def _path(self) -> str:
