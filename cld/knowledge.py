@@ -77,6 +77,7 @@ class Knowledge:
             "elections": learner.keeping,
         }
         self._search = Search(texts)
+        self._model = model
         self._graph = Graph(triples, limits)
         self._elections = ElectionTable(tasks, writes=False)
         self._running: dict[Kind, asyncio.Task[None]] = {}
@@ -101,6 +102,15 @@ class Knowledge:
     async def finds_all(self) -> bool:
         """Whether the search index has all of the tree, as far as can be known here."""
         return self._is_kept("search") and await self._search.complete()
+
+    async def shortfall(self) -> str:
+        """What of the last answer of search would be better with the model that is set, and why; empty for nothing."""
+        if self._search.failure:
+            return f"found by words alone: {self._search.failure}"
+        model = await self._search.model()
+        if model is None or model == self._model:
+            return ""
+        return f"answered with {model.name}; a server, or cld doctor --index, makes the index of {self._model.name}"
 
     async def graph(self, store: GuardedStore, sparql: str, prefix: URI = ROOT, limit: int | None = None) -> Answer:
         """As `cld.index.graph.Graph.query`; the first question starts the keeping, and waits for it a while."""
@@ -142,8 +152,10 @@ class Knowledge:
         taught = await self._taught(store, candidates)
         return await to_thread(lambda: Electorate(taught))
 
-    async def catch_up(self, kind: Kind) -> None:
+    async def catch_up(self, kind: Kind, *, anew: bool = False) -> None:
         """Make an index true to the tree once, unless another process keeps it, and keep it no further.
+
+        With `anew`, that of search also with the model that is set, where it is still of another.
 
         For the command line: questions are answered from what there is then.
 
@@ -152,7 +164,7 @@ class Knowledge:
         """
         match kind:
             case "search":
-                await self._maintainer.catch_up()
+                await self._maintainer.catch_up(anew=anew)
             case "graph":
                 await catch_up_graph(self._folders[kind], self._store)
             case "elections":

@@ -116,3 +116,17 @@ def test_candidates_below_a_prefix_are_those_one_may_read_that_say_what_they_are
     taught = cld("elect", "the harbour dues of May", "--among", "cld:", "--type", "plan.Assistant", cwd=tmp_path)
     first = json.loads(taught.stdout)["ranked"][0]
     assert first["name"] == "cld:plan.Assistant.money" and first["why"]["earlier"] > 0.2
+
+
+def test_a_line_that_is_too_long_costs_itself_and_errors_name_the_line_they_are_in(tmp_path: Path) -> None:
+    given = b'"forecast"\n\n\n{broken\n"' + b"x" * (5 << 20) + b'"\n"mail Bob"'
+    done = cld("elect", "--among", among(tmp_path), cwd=tmp_path, stdin=given)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 7 and [one.get("line") for one in answers] == [None, 4, 5, None]
+    assert "more than 4194304 bytes" in answers[2]["error"]["message"]
+
+
+def test_one_candidate_in_a_line_may_name_its_tools_and_a_file_may_begin_with_a_mark(tmp_path: Path) -> None:
+    text = '\ufeff{"name": "guide", "description": "Finds the way.", "tools": ["maps"]}\n'
+    done = cld("elect", "which way?", "--among", among(tmp_path, text), cwd=tmp_path)
+    assert done.returncode == 0 and json.loads(done.stdout)["ranked"][0]["name"] == "guide"

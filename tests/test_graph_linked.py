@@ -235,3 +235,20 @@ def test_any_text_can_be_written_and_read_back(text: str) -> None:
 def test_any_markup_leaves_a_well_formed_graph(text: str) -> None:
     said({"text": text.encode(errors="replace").decode(), "source": "a/b.md"})
     said({"text": text.encode(errors="replace").decode(), "media_type": "text/html"})
+
+
+def test_a_front_matter_in_toml_says_the_same_as_one_in_yaml() -> None:
+    toml = '+++\ntitle = "A"\ndate = 2026-11-21\ntags = ["x", "y"]\n[more]\ndepth = 2\n+++\n\nText.\n'
+    yaml = "---\ntitle: A\ndate: 2026-11-21\ntags: [x, y]\nmore: {depth: 2}\n---\n\nText.\n"
+    lines, problems = said({"text": toml})
+    assert (lines, problems) == said({"text": yaml}) and len(lines) == 6
+    assert said({"text": "+++\ntitle = \n+++\nText."})[1][0].startswith("a front matter that is no TOML: ")
+    for deep in ("a." * 40 + "a = 1\n", "a = " + "[" * 30_000 + "]" * 30_000 + "\n", "a = [" + "1," * 20_000 + "]\n"):
+        lines, problems = said({"text": f"+++\n{deep}+++\nText."})
+        assert lines == set() and len(problems) == 1
+
+
+def test_what_says_that_it_is_plain_text_has_no_markup() -> None:
+    text = "[b](https://b.example/) <https://c.example/> cld:common.Text.x"
+    assert len(said({"text": text})[0]) == 3
+    assert len(said({"text": text, "media_type": "text/plain"})[0]) == 1

@@ -278,10 +278,10 @@ async def test_a_change_of_the_model_embeds_beside_while_the_old_index_serves(wo
         # The new model cannot be asked yet, and the old one answers, with news too.
         await world.put("cld:common.Text.news", "A walrus swims.")
         await until(lambda: world.ask("walrus swimming", mode="meaning"))
+        await asyncio.wait_for(maintainer.keeping.ready.wait(), SECONDS)
         assert current_of(world.folder) == digest_of(Model())
         marked.gate.set()
-        await asyncio.wait_for(maintainer.keeping.ready.wait(), SECONDS)
-        assert current_of(world.folder) == digest_of(OTHER)
+        await until(lambda: _answers(world, OTHER))
         assert (await world.ask("walrus"))[0] == "cld:common.Text.news"
         checked = await world.check()
         assert checked.good and checked.resources == 151
@@ -302,7 +302,7 @@ async def test_a_question_asked_while_the_model_changes_is_answered(
         """What is current; the first time another is swapped in, and the old one removed, before it is opened."""
         read.append(current_of(root))
         if len(read) == 1:
-            asyncio.run(world.maintainer(OTHER, choose=other.choose).catch_up())
+            asyncio.run(world.maintainer(OTHER, choose=other.choose).catch_up(anew=True))
         return read[-1]
 
     def in_thread(root: Path) -> str:
@@ -313,6 +313,16 @@ async def test_a_question_asked_while_the_model_changes_is_answered(
 
     monkeypatch.setattr("cld.index.search.current_of", in_thread)
     assert await world.ask("zebra") and read == [digest_of(Model()), digest_of(OTHER)]
+
+
+async def _answers(world: World, model: Model) -> bool:
+    return current_of(world.folder) == digest_of(model)
+
+
+async def _by_meaning(world: World, query: str) -> list[str]:
+    with contextlib.suppress(EmbeddingFailed):
+        return await world.ask(query, mode="meaning")
+    return []
 
 
 async def _logged(caplog: pytest.LogCaptureFixture, words: str) -> bool:
@@ -337,8 +347,62 @@ async def test_a_model_that_fails_leaves_the_old_index_serving_and_is_tried_agai
         assert current_of(world.folder) == digest_of(Model())
         assert "beginning again" not in caplog.text, "the old index goes on without a break"
         marked.fails_for = None
-        await asyncio.wait_for(maintainer.keeping.ready.wait(), SECONDS)
-        assert current_of(world.folder) == digest_of(OTHER)
+        await until(lambda: _answers(world, OTHER))
+
+
+async def test_what_is_put_while_the_model_is_down_is_found_by_words_and_by_meaning_once_it_answers(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cld.index.keeping.RETRY_SECONDS", (0.05, 0.1))
+    marked = Marked()
+    world.search._choose = marked.choose
+    await fill(world, 20)
+    async with world.maintained(OTHER, choose=marked.choose):
+        marked.fails_for = ""
+        await world.put("cld:common.Text.news", "A walrus swims.")
+        await until(lambda: world.ask("walrus"))
+        assert (await world.check()).good
+        marked.fails_for = None
+        await until(lambda: _by_meaning(world, "walrus"))
+    marked.fails_for = ""
+    await world.put("cld:common.Text.more", "A heron flies.")
+    assert await world.maintainer(OTHER, choose=marked.choose).catch_up()
+    assert (await world.ask("heron"))[0] == "cld:common.Text.more" and world.search.failure
+    marked.fails_for = None
+    assert "cld:common.Text.more" not in await world.ask("heron", mode="meaning")
+    assert await world.maintainer(OTHER, choose=marked.choose).catch_up()
+    assert (await world.ask("heron", mode="meaning"))[0] == "cld:common.Text.more"
+
+
+async def test_without_any_index_and_with_the_model_down_words_answer_until_it_is_there(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cld.index.keeping.RETRY_SECONDS", (0.05, 0.1))
+    marked = Marked()
+    marked.fails_for = ""
+    world.search._choose = marked.choose
+    await fill(world, 20)
+    assert await world.maintainer(OTHER, choose=marked.choose).catch_up()
+    assert (await world.ask("number7"))[0] == "cld:common.Text.t00007" and world.search.failure
+    async with world.maintained(OTHER, choose=marked.choose):
+        await world.put("cld:common.Text.news", "A walrus swims.")
+        await until(lambda: world.ask("walrus"))
+        marked.fails_for = None
+        await until(lambda: _answers(world, OTHER))
+        assert await world.ask("walrus", mode="meaning") and (await world.check()).good
+
+
+async def test_catching_up_leaves_an_index_of_the_model_before_as_it_answers_unless_asked(world: World) -> None:
+    await fill(world, 20)
+    await world.maintainer().catch_up()
+    marked = Marked()
+    marked.gate.clear()  # whoever asks it waits for ever
+    await world.put("cld:common.Text.news", "A walrus swims.")
+    await world.maintainer(OTHER, choose=marked.choose).catch_up()
+    assert await _answers(world, Model()) and await world.ask("walrus", mode="words")
+    marked.gate.set()
+    await world.maintainer(OTHER, choose=marked.choose).catch_up(anew=True)
+    assert await _answers(world, OTHER)
 
 
 async def test_where_the_model_cannot_be_asked_words_alone_decide(world: World) -> None:

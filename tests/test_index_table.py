@@ -187,7 +187,7 @@ async def test_the_last_step_of_comparing_finds_files_that_were_damaged_since(tm
     assert said(again.table) == {} and not again.complete
 
 
-@pytest.mark.parametrize("change", [(b'"format":2', b'"format":3'), (b'"background":0.', b'"background":1.')])
+@pytest.mark.parametrize("change", [(b'"format":3', b'"format":4'), (b'"background":0.', b'"background":1.')])
 async def test_a_manifest_of_another_format_or_that_was_changed_is_not_read(
     tmp_path: Path, change: tuple[bytes, bytes]
 ) -> None:

@@ -39,7 +39,7 @@ def test_a_broken_file_is_named_and_the_exit_code_says_so(tmp_path: Path) -> Non
 
 def test_a_path_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     done = cld("ingest", "missing", cwd=tmp_path)
-    assert done.returncode == 2 and b"missing cannot be found" in done.stderr
+    assert done.returncode == 1 and b"it cannot be found" in done.stdout
 
 
 def test_the_limits_are_those_of_the_settings(tmp_path: Path) -> None:

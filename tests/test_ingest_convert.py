@@ -6,13 +6,17 @@ from itertools import pairwise
 from xml.parsers.expat import ExpatError
 
 import msgspec
+import pyoxigraph
 import pytest
 from ingest_files import docx, mail, pdf
 
 from cld.config import IngestLimits
+from cld.index.linked import extract
 from cld.ingest.convert import ConversionFailed, convert
 from cld.ingest.kinds import Form, by_content, by_name
+from cld.ingest.linked import MOST_CHARACTERS, Linked
 from cld.ingest.messages import Converted, Order
+from cld.resource import Resource
 
 LIMITS = IngestLimits()
 
@@ -95,11 +99,82 @@ def test_html_becomes_text_with_headings_and_keeps_its_linked_data() -> None:
     )
     made = converted("html", page)
     assert made.title == "T & U"
-    assert made.head == '<script type="application/ld+json">{"@type": "Thing"}</script>'
+    assert made.linked == (Linked("application/ld+json", '{"@type": "Thing"}'),)
     text = "\n".join(one.text for one in made.passages)
     assert ("A < B", "C") in {one.titles for one in made.passages}
     assert "One & **two**." in text and "a_b ä" in text
     assert "alert" not in text and "base64" not in text and "x{}" not in text and "title:" not in text
+
+
+def test_json_ld_of_a_page_is_kept_whatever_is_in_it_and_only_what_is_too_long_is_left_out() -> None:
+    def script(text: str) -> str:
+        return f'<script type="application/ld+json">{text}</script >'
+
+    some = ['{"name": "a < b </b>"}', f'{{"name": "{"x" * 70_000}"}}', '{"name": "c"}']
+    made = converted("html", "<p>Words.</p>" + "".join(map(script, some)) + "<script>0 < 1</script>")
+    assert [one.text for one in made.linked] == some and made.notes == ()
+    long = f'{{"name": "{"x" * MOST_CHARACTERS}"}}'
+    made = converted("html", "<p>Words.</p>" + "".join(map(script, [some[0], long, some[2]])))
+    assert [one.text for one in made.linked] == [some[0], some[2]]
+    assert len(made.notes) == 1 and f"JSON-LD of {len(long)} characters" in made.notes[0]
+
+
+PAGE = """<html lang="en" vocab="https://schema.org/"><head><title>T</title><meta property="og:title" content="T">
+<script>let a = "<p itemprop=no>"</script></head><body><nav><a href="/x">go</a></nav>
+<table><tr itemscope itemtype="https://schema.org/Person" itemref="more">
+<td itemprop="name">Ada <b>L. &amp; Co</b></td>
+<td><a itemprop="url" href="https://ada.example/">her page</a>
+<time itemprop="birthDate" datetime="1815-12-10">then</time>
+</td></tr></table><p id="more">She was <i itemprop="jobTitle">a reckoner</i>.
+<ul><li itemprop="award" itemscope itemtype="https://schema.org/Thing"><span itemprop="name">Medal</span>
+<li>plain words</ul><div typeof="Book" resource="#b"><p property="name">Notes<p>More
+<span property="author" typeof="Person"><img property="image" src="https://ada.example/a.png"><b property="name"
+lang="de">Äda</b></span></div><a rel="license" href="https://l.example/">free</a></body></html>"""
+
+
+def graph_of(text: str) -> set[str]:
+    """What an HTML text says but for its links, as canonical triples."""
+    content = {"text": text, "media_type": "text/html"}
+    resource = Resource(uri="cld:common.Document.d", type="common.Document", id="d", content=content)
+    found = pyoxigraph.Dataset(pyoxigraph.parse(extract(resource, pyoxigraph).triples, pyoxigraph.RdfFormat.N_TRIPLES))
+    found.canonicalize(pyoxigraph.CanonicalizationAlgorithm.UNSTABLE)
+    return {str(quad) for quad in found if "linksTo" not in str(quad.predicate)}
+
+
+def test_microdata_and_rdfa_of_a_page_say_what_they_say_in_it() -> None:
+    (kept,) = converted("html", PAGE).linked
+    assert kept.media_type == "text/html" and "plain words" not in kept.text and "go</a>" not in kept.text
+    said = graph_of(kept.text)
+    assert said == graph_of(PAGE)
+    for words in (
+        "Ada L. & Co",
+        "reckoner",
+        "Medal",
+        "Äda",
+        "ada.example/a.png",
+        "schema.org/Book",
+        "license",
+        "ogp.me",
+    ):
+        assert any(words in one for one in said), words
+
+
+def test_a_fenced_block_of_data_is_a_passage_by_itself_and_never_cut() -> None:
+    turtle = "```turtle\n" + "".join(f"<#s{n}> <urn:p> {n} .\n" for n in range(1500)) + "```"
+    code = "```python\n" + "".join(f"line_{n} = {n}\n\n" for n in range(400)) + "```"
+    text = f"# Head\n\n{'Words before it. ' * 100}\n\n{turtle}\n\n{code}\n\n{'Words after it. ' * 100}\n"
+    made = converted("markdown", text)
+    texts = [one.text for one in made.passages]
+    assert turtle in texts and code not in texts
+    assert all(text[one.start : one.end] == one.text for one in made.passages)
+    assert "".join("".join(texts).split()) == "".join(text.removeprefix("# Head").split())
+
+
+def test_files_of_linked_data_are_searched_as_text_and_kept_whole() -> None:
+    turtle = "".join(f"<#s{n}> <urn:p> {n} .\n" for n in range(1500))
+    made = converted("turtle", turtle, "facts.ttl")
+    assert made.linked == (Linked("text/turtle", turtle),) and len(made.passages) > 10
+    assert made.title == "facts.ttl"
 
 
 @pytest.mark.parametrize("encoding", ["iso-8859-1", "utf-8", "utf-16", "utf-8-sig"])
@@ -267,7 +342,7 @@ def test_texts_without_any_structure_take_time_in_proportion(word: str) -> None:
     converted("markdown", word * (size // len(word)), passages=1_000_000)
 
 
-@pytest.mark.parametrize("start", ["<title ", "<head ", "<!--", "<", "<p a=", "&amp"])
+@pytest.mark.parametrize("start", ["<title ", "<head ", "<!--", "<", "<p a=", "&amp", "<script ", "<script>"])
 @pytest.mark.timeout(30)
 def test_pages_of_nothing_but_beginnings_take_time_in_proportion(start: str) -> None:
     with contextlib.suppress(ConversionFailed):
@@ -353,3 +428,10 @@ def test_the_first_bytes_say_what_a_file_is_where_its_name_does_not() -> None:
     found = [by_content(start) for start in (b"%PDF-1.4", b"<!DOCTYPE html><p>", b"words", "ä".encode("utf-16"))]
     assert [kind and kind.form for kind in found] == ["pdf", "html", "text", "text"]
     assert by_content(b"\x7fELF\x00\x01") is None
+
+
+@pytest.mark.parametrize(
+    ("written", "title"), [('Alpha "doc"', 'Alpha "doc"'), ("'Alpha'", "Alpha"), ('"a" and "b', '"a" and "b')]
+)
+def test_only_quotes_around_all_of_a_title_are_none_of_it(written: str, title: str) -> None:
+    assert converted("markdown", f"---\ntitle: {written}\n---\nWords.").title == title

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyoxigraph
 import pytest
 from ingest_files import Tree, docx, mail, pdf, tree
 
 from cld.config import IngestLimits
 from cld.errors import AccessDenied, Conflict, InvalidArgument, StoreError, Unsupported
+from cld.index.linked import extract
 from cld.ingest import Progress, Report, file, ingest, run
 from cld.ingest.records import document_uri
 from cld.policy import Action
@@ -26,6 +28,59 @@ from cld.store.local import LocalStore
 from cld.uri import ROOT, URI, is_within
 
 pytestmark = pytest.mark.anyio
+
+
+async def statements(to: Tree) -> set[str]:
+    """What the graphs of all resources say but the tree's own facts."""
+    graphs = [extract((await to.made.store.get(uri)).resource, pyoxigraph) for uri in await to.uris()]
+    assert not any(graph.problems for graph in graphs)
+    return {line for graph in graphs for line in graph.triples.decode().splitlines()}
+
+
+async def test_what_files_say_as_linked_data_and_where_they_link_to_comes_into_the_graph(
+    tmp_path: Path, files: Path
+) -> None:
+    facts = "".join(f"<#s{n}> <urn:p> {n} .\n" for n in range(200))
+    page = '<title>P</title><div itemscope itemtype="https://schema.org/Person"><b itemprop="name">Ada</b></div>'
+    put(
+        files,
+        {
+            "docs/a.md": "+++\ntitle = 'A'\ntags = ['x']\n+++\nSee [b](b.md) and [up](../c.md).\n",
+            "facts.ttl": facts,
+            "page.html": page,
+            "more.md": f"# More\n\n```ttl\n{facts.replace('urn:p', 'urn:q')}```\n",
+        },
+    )
+    async with tree(tmp_path / "tree") as to:
+        await take(to, files)
+        said = await statements(to)
+        for target in ("docs/b.md", "c.md"):
+            assert any(f"<cld-vocab:linksTo> <cld-source:{target}>" in one for one in said)
+        for predicate in ("p", "q"):
+            assert sum(f'> <urn:{predicate}> "' in one for one in said) == 200
+        assert not any("linksTo> <urn:p" in one for one in said), "Turtle is no Markdown"
+        assert any('<https://schema.org/name> "Ada"' in one for one in said)
+        assert any('<http://purl.org/dc/terms/subject> "x"' in one for one in said)
+
+
+async def test_documents_of_an_older_format_are_brought_up_to_date_and_keep_their_ids(
+    tmp_path: Path, files: Path
+) -> None:
+    put(files, {"a.md": GUIDE})
+    async with tree(tmp_path / "tree") as to:
+        await take(to, files)
+        before = {uri: await to.content(uri) for uri in await to.uris()}
+        (document, content) = (await to.records())["a.md"]
+        for uri in before:
+            if uri.startswith(f"{document}/"):
+                old = {key: value for key, value in before[uri].items() if key != "source"}
+                await to.store.put(Draft(uri, old, Meta(purpose="Mine.")), if_version="*")
+        await to.store.put(Draft(document, {**content, "format": 1}), if_version="*")
+        assert (await take(to, files)).changed == 1
+        assert {uri: await to.content(uri) for uri in await to.uris()} == before
+        passage = next(uri for uri in before if uri.startswith(f"{document}/"))
+        assert (await to.made.store.get(passage)).resource.meta.purpose == "Mine."
+
 
 GUIDE = "# Guide\n\nIntro words.\n\n## One\n\nFirst part.\n\n## Two\n\nSecond part.\n\n## Three\n\nThird part.\n"
 OLD = time.time() - 3600
@@ -246,6 +301,11 @@ async def test_mail_that_is_read_and_flagged_stays_the_same_document(tmp_path: P
         assert (report.added, report.failed) == (2, ())
         before = await to.versions()
         (files / "box/new/1.host").rename(files / "box/cur/1.host:2,RS")
+        assert said(await take(to, files)) == {"unchanged": 2}
+        assert (await to.versions()).keys() == before.keys()
+        _, content = (await to.records())["box/1.host"]
+        assert (files / content["path"]).is_file(), "it says where the file lies now"
+        before = await to.versions()
         assert said(await take(to, files)) == {"unchanged": 2}
         assert await to.versions() == before
         assert set(await to.records()) == {"box/1.host", "box/.Sent/2.host"}
@@ -508,8 +568,6 @@ async def test_paths_that_are_not_there_or_not_within_are_refused_alike(tmp_path
     (tmp_path / "outside").mkdir()
     (files / "out").symlink_to(tmp_path / "outside")
     async with tree(tmp_path / "tree") as to:
-        with pytest.raises(InvalidArgument, match="cannot be found"):
-            await take(to, tmp_path / "missing")
         refused = set[str]()
         for path in (tmp_path / "outside", tmp_path / "missing", files / "out", files / "../outside", files / "a\x00"):
             with pytest.raises(InvalidArgument) as error:
@@ -557,3 +615,48 @@ def test_ids_are_readable_and_differ_where_names_only_look_alike() -> None:
     assert all(uri.startswith("cld:common.Document.") for uri in uris)
     long = document_uri(ROOT, "x/" * 500 + "name.md")
     assert len(long) < 120 and "name-md" in long
+
+
+async def test_the_documents_of_a_path_that_is_gone_go_and_one_that_never_was_stops_no_other(
+    tmp_path: Path, files: Path
+) -> None:
+    put(files, {"sub/a.md": "# A\n\nWords.\n", "sub/b.md": "# B\n\nWords.\n", "c.md": "# C\n\nWords.\n"})
+    other = tmp_path / "other"
+    put(other, {"d.md": "# D\n\nWords.\n"})
+    async with tree(tmp_path / "tree") as to:
+        report = await take(to, files, tmp_path / "never", other)
+        assert report.added == 4 and [one.path for one in report.failed] == [str(tmp_path / "never")]
+        shutil.rmtree(files / "sub")
+        report = await take(to, files / "sub")
+        assert report.removed == 2 and report.failed == () and set(await to.records()) == {"c.md", "d.md"}
+        assert "nothing of it" in (await take(to, files / "sub")).failed[0].reason
+        shutil.rmtree(files)
+        shutil.rmtree(other)
+        assert (await take(to, files, other)).removed == 2
+        assert await to.uris() == []
+
+
+async def test_what_others_put_below_a_folder_that_is_gone_stays(tmp_path: Path, files: Path) -> None:
+    put(files, {"a.md": "# A\n\nWords.\n"})
+    async with tree(tmp_path / "tree") as to:
+        (root,) = (await take(to, files)).roots
+        mine = URI(f"{root}/common.Text.mine")
+        await to.store.put(Draft(mine, {"text": "Mine."}))
+        shutil.rmtree(files)
+        assert (await take(to, files)).removed == 1
+        assert set(await to.uris()) == {root, mine}
+
+
+async def test_a_file_that_was_left_out_for_a_while_comes_back_with_what_a_person_said_of_it(
+    tmp_path: Path, files: Path
+) -> None:
+    put(files, {"a.md": "# A\n\nWords.\n", "b.md": "# B\n\nWords.\n"})
+    async with tree(tmp_path / "tree") as to:
+        await take(to, files)
+        uri, content = (await to.records())["a.md"]
+        await to.store.put(Draft(uri, content, Meta(purpose="What I say.", evaluation="Good.")), if_version="*")
+        assert (await take(to, files, exclude=["*.md"])).removed == 2
+        assert said(await take(to, files)) == {"added": 2, "passages_put": 2}
+        records = await to.records()
+        metas = {name: (await to.made.store.get(uri)).resource.meta for name, (uri, _) in records.items()}
+        assert metas == {"a.md": Meta(purpose="What I say.", evaluation="Good."), "b.md": Meta(purpose="B. Words.")}

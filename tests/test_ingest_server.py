@@ -73,7 +73,7 @@ async def test_nothing_outside_can_be_read_nor_its_being_there_be_told(tmp_path:
     async with host(tmp_path, docs) as (made, connected):
         paths = [
             *(str(secret), str(secret / "s.md"), str(tmp_path / "missing"), str(docs / "link"), "link/s.md"),
-            *("../secret", "../missing", "~", "/", "/etc/passwd", "a\x00b", "/proc/self/environ"),
+            *("../secret", "../missing", "link/missing.md", "/", "/etc/passwd", "a\x00b", "/proc/self/environ"),
         ]
         messages = set[str]()
         for path in paths:
@@ -82,7 +82,9 @@ async def test_nothing_outside_can_be_read_nor_its_being_there_be_told(tmp_path:
             messages.add(error["message"].replace(path, "PATH").replace(f"{docs}/PATH", "PATH"))
         assert messages <= {"PATH is not in a folder that may be taken in"}, messages
         assert (await made.store.list(depth=9)).uris == ()
-        answer = await call(connected, "ingest")
+        # What is not there within is reported, and stops no other.
+        answer = await call(connected, "ingest", paths=["~", str(docs)])
+        assert [one["path"] for one in answer["failed"]] == [str(docs / "~")]
         assert answer["added"] == 1 and answer["skipped"] == {"link": 1}
 
 

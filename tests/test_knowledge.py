@@ -335,6 +335,28 @@ async def test_settings_reach_the_indexes(tmp_path: Path) -> None:
         await becomes(whole)
 
 
+@pytest.mark.anyio
+async def test_after_a_change_of_the_model_the_old_index_answers_at_once_and_in_full(tmp_path: Path) -> None:
+    here = Settings(root=str(tmp_path / "tree"), durability="none")
+    # Nobody listens there.
+    away = msgspec.structs.replace(here, index=Index(model="ollama/none", api_base="http://127.0.0.1:9"))
+    async with Runtime.open(here) as runtime:
+        mine = runtime.store(runtime.principal, Context())
+        await mine.put(Draft(parse_uri(FERRY), {"text": "The ferry leaves at noon."}))
+        await runtime.knowledge().catch_up("search")
+    async with Runtime.open(away) as runtime:
+        mine, knowledge = runtime.store(runtime.principal, Context()), runtime.knowledge()
+        assert [hit.uri for hit in await knowledge.search(mine, "ferry")] == [FERRY]
+        assert await knowledge.finds_all()
+        assert (await knowledge.shortfall()).startswith("answered with wordllama; ")
+    shutil.rmtree(tmp_path / "tree" / ".cld" / "index")
+    async with Runtime.open(away) as runtime:
+        mine, knowledge = runtime.store(runtime.principal, Context()), runtime.knowledge()
+        await knowledge.catch_up("search")
+        assert [hit.uri for hit in await knowledge.search(mine, "ferry")] == [FERRY]
+        assert await knowledge.finds_all() and "words alone" in await knowledge.shortfall()
+
+
 async def _forget(file: Path) -> None:
     """Take what is kept of one resource out of a graph, as nobody would."""
     with contextlib.closing(sqlite3.connect(file)) as connection, connection:

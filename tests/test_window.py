@@ -272,3 +272,48 @@ def test_what_there_is_no_room_for_is_hardly_looked_at(tmp_path: Path, monkeypat
         assert sum(counted) < 60_000
 
     in_a_tree(tmp_path, test)
+
+
+def test_nothing_is_like_it_that_shares_no_word_and_little_meaning_or_could_not_be_converted(tmp_path: Path) -> None:
+    async def test(world: World) -> None:
+        await put(world, "cld:common.Text.soup", "Penguins breed on Antarctic ice.")
+        broken = {"error": "it cannot be read: the ships, their cargo", "title": "ships cargo report", "format": 2}
+        await world.put("cld:common.Document.broken", **broken)
+        await put(world, "cld:common.Text.style", "A report on ships and cargo begins with the list of ships.")
+        async with world.maintained():
+            found = await window(world.mine, world.search.query, parse_uri(TASK))
+            hits = await world.search.query(world.mine, "Write the report from the lists of ships and cargo.")
+        similar = {part.uri for part in found.parts if part.role == "similar"}
+        assert "cld:common.Text.style" in similar
+        for other in ("cld:common.Text.soup", "cld:common.Document.broken"):
+            assert other in {hit.uri for hit in hits} and other not in similar
+
+    in_a_tree(tmp_path, test)
+
+
+def test_a_sentence_is_there_once_and_nothing_of_how_a_file_was_read(tmp_path: Path) -> None:
+    async def test(world: World) -> None:
+        document, said = parse_uri(f"{TALK}/common.Document.d"), "The old crane lifts ten tonnes at the quay."
+        content = {"title": "Cranes", "abstract": said, "media_type": "text/markdown", "encoding": "utf-8"}
+        await world.mine.put(
+            Draft(document, {**content, "converter": "kreuzberg 4"}, Meta(purpose=f"Cranes. {said}")), if_version="*"
+        )
+        text = parse_uri(f"{document}/common.Text.t")
+        await put(world, text, f"{said}")
+        await put(world, f"{document}/common.Text.u", f"{said} It is green.")
+        found = await window(world.mine, None, text)
+        assert found.text.count(said) == 3, "itself, and twice with something new; not the abstract"
+        assert not any(word in found.text for word in ("markdown", "utf-8", "kreuzberg"))
+        found = await window(world.mine, None, document)
+        assert found.text.count(said) == 1
+
+    in_a_tree(tmp_path, test)
+
+
+def test_what_does_not_fit_into_its_half_of_a_small_budget_gets_the_whole(tmp_path: Path) -> None:
+    async def test(world: World) -> None:
+        await put(world, TASK, "Write the report on ships. " + "ship by ship and cargo by cargo, " * 6)
+        found = await window(world.mine, None, parse_uri(TASK), 130)
+        assert [part.role for part in found.parts] == ["self"] and found.tokens <= 130
+
+    in_a_tree(tmp_path, test)

@@ -85,7 +85,9 @@ def _reading(add: Add) -> None:
     search.add_argument(
         "--below", metavar="URI", type=_prefix_text, default=ROOT, help="only what is at or below this resource"
     )
-    search.add_argument("--type", type=_type, metavar="TYPE", help="only this type")
+    search.add_argument(
+        "--type", type=_type, action="append", default=[], metavar="TYPE", help="only this type (may be repeated)"
+    )
     search.add_argument("--limit", type=_positive, default=10, metavar="N", help="at most N hits (10)")
 
     graph = _command(add, "graph", "ask the linked data in resources with SPARQL, or write it to a file")

@@ -53,9 +53,9 @@ async def doctor(arguments: Namespace, settings: Settings, terminal: Terminal) -
 async def _index_findings(knowledge: Knowledge, kind: Kind, *, fix: bool) -> list[Finding]:
     """What is wrong with one index, put right by catching up with the tree unless another process keeps it."""
     before = _findings(await knowledge.check(kind), kind)
-    if not before or not fix:
+    if not fix or not (before or (kind == "search" and await knowledge.shortfall())):
         return before
-    await knowledge.catch_up(kind)
+    await knowledge.catch_up(kind, anew=True)
     left = _findings(await knowledge.check(kind), kind)
     return [*left, *(msgspec.structs.replace(one, fixed=True) for one in before if one not in left)]
 

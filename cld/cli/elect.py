@@ -39,10 +39,8 @@ async def elect(arguments: Namespace, settings: Settings, terminal: Terminal) ->
             terminal.document(election)
         return OK
     code = OK
-    number = 0
     async for lines in _arriving():
-        given = [_given(line, number + at) for at, line in enumerate(lines, 1)]
-        number += len(lines)
+        given = [_given(line, number) for number, line in lines]
         elections = electorate.elect_each([one for _, one in given if isinstance(one, str)], arguments.top)
         for id, one in given:
             if isinstance(one, InvalidArgument):
@@ -73,24 +71,31 @@ async def _electorate(arguments: Namespace, settings: Settings) -> Electorate:
         return await knowledge.electorate(reader, candidates)
 
 
-async def _arriving() -> AsyncIterator[list[bytes]]:
-    """The lines of standard input that came together; the last one may lack its end."""
+async def _arriving() -> AsyncIterator[list[tuple[int, bytes]]]:
+    """The lines of standard input that came together, with their numbers; the last one may lack its end.
+
+    Of one that is too long only so much as tells that it is.
+    """
     rest = b""
+    number = 1
     while data := await to_thread.run_sync(os.read, sys.stdin.fileno(), _READ_BYTES):
         *lines, rest = (rest + data).split(b"\n")
+        rest = rest[: _MAX_LINE + 1]
         if lines:
-            yield list(_filled(lines))
-        if len(rest) > _MAX_LINE:
-            raise InvalidArgument(f"a line of standard input has more than {_MAX_LINE} bytes", field="request")
-    yield list(_filled([rest]))
+            yield list(_filled(lines, number))
+            number += len(lines)
+    yield list(_filled([rest], number))
 
 
-def _filled(lines: Sequence[bytes]) -> Iterator[bytes]:
-    return (line for line in lines if line.strip())
+def _filled(lines: Sequence[bytes], first: int) -> Iterator[tuple[int, bytes]]:
+    return ((number, line) for number, line in enumerate(lines, first) if line.strip())
 
 
 def _given(line: bytes, number: int) -> tuple[dict[str, Any], str | InvalidArgument]:
     """What to write before the answer (the request's id), and the request or what is wrong with it."""
+    if len(line) > _MAX_LINE:
+        error = InvalidArgument(f"request {number}: it has more than {_MAX_LINE} bytes", field="request")
+        return {"line": number}, error
     try:
         value: object = msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

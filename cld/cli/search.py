@@ -16,9 +16,9 @@ async def search(arguments: Namespace, settings: Settings, terminal: Terminal) -
         knowledge = runtime.knowledge()
         await knowledge.catch_up("search")
         reader = store(runtime, "search", query=arguments.query, prefix=arguments.below)
-        types = [arguments.type] if arguments.type else []
-        hits = await knowledge.search(reader, arguments.query, arguments.below, types, limit=arguments.limit)
+        hits = await knowledge.search(reader, arguments.query, arguments.below, arguments.type, limit=arguments.limit)
         complete = await knowledge.finds_all()
+        shortfall = await knowledge.shortfall()
     for hit in hits:
         if terminal.human:
             terminal.line(f"{terminal.style(f'{hit.score:.2f}', 'dim')}  {terminal.style(safe_line(hit.uri), 'bold')}")
@@ -29,4 +29,6 @@ async def search(arguments: Namespace, settings: Settings, terminal: Terminal) -
         terminal.line("nothing found")
     if not complete:
         terminal.note("the index is being made; ask again later for more")
+    if shortfall:
+        terminal.note(shortfall)
     return OK

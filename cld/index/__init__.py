@@ -65,6 +65,10 @@ class Model(msgspec.Struct, frozen=True):
     dimensions: int = 0
 
 
+WORDS = Model("")
+"""No model: of an index that answers by words alone, until the model asked for can be had."""
+
+
 class Embedder(Protocol):
     """Turns texts into vectors; the same text always into the same one, whatever it is sent along with."""
 

@@ -3,6 +3,7 @@
 Takes a tool as cld, MCP or a model's API describes it; what says nothing about the choice is left out.
 """
 
+import codecs
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -31,7 +32,7 @@ def read_candidates(data: bytes, origin: str) -> list[Candidate]:
     Raises:
         InvalidArgument: naming `origin`, the line or number, and what does not fit.
     """
-    found = list(_objects(data, origin))
+    found = list(_objects(data.removeprefix(codecs.BOM_UTF8), origin))
     candidates = [candidate_of(value, f"{origin}, {place}") for place, value in found]
     names = set[str]()
     for (place, _), one in zip(found, candidates, strict=True):
@@ -126,11 +127,19 @@ def _objects(data: bytes, origin: str) -> Iterator[tuple[str, object]]:
         return
     if isinstance(whole, dict):
         given = cast("dict[str, object]", whole)
-        whole = next((given[key] for key in _LISTS if isinstance(given.get(key), list)), [given])
+        is_named = any(key in given for key in _NAMES)
+        whole = next((given[key] for key in _LISTS if _is_list(given.get(key), of_objects=is_named)), [given])
     if not isinstance(whole, list):
         raise InvalidArgument(f"{origin}: expected an array of candidates, or one in each line", field="among")
     for number, value in enumerate(cast("list[object]", whole), 1):
         yield f"candidate {number}", value
+
+
+def _is_list(value: object, *, of_objects: bool) -> bool:
+    """Whether these are the candidates: a candidate by itself may name, as texts, the tools that it has."""
+    if not isinstance(value, list):
+        return False
+    return not of_objects or any(isinstance(one, dict) for one in cast("list[object]", value))
 
 
 def _lines(data: bytes, origin: str) -> Iterator[tuple[str, object]]:

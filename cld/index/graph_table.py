@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import sqlite3
 
 FILE = "graph.sqlite3"
-FORMAT = 2
+FORMAT = 3
 """Counts up whenever what is extracted from a resource changes; a file of another one is made anew."""
 
 _SCHEMA = """

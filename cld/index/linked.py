@@ -17,6 +17,7 @@ from cld.index.linked_markdown import (
     front_matter_statements,
     link_statements,
     taken_apart,
+    toml_front_matter,
 )
 from cld.index.linked_rdfa import Rdfa
 from cld.index.linked_terms import MAX_LITERAL, SCHEMA, VOCABULARY, source_iri
@@ -29,6 +30,7 @@ MAX_BYTES = 8 * 1024 * 1024
 _TURTLE = {"turtle": "TURTLE", "ttl": "TURTLE", "n-triples": "N_TRIPLES", "ntriples": "N_TRIPLES", "nt": "N_TRIPLES"}
 _TURTLE_TYPES = {"text/turtle": "TURTLE", "application/n-triples": "N_TRIPLES"}
 _JSON_LD = frozenset({"json-ld", "jsonld", "ld+json", LINKED_DATA})
+_PLAIN = "text/plain"
 _HTML_TYPES = frozenset({"text/html", "application/xhtml+xml"})
 _HTML_SIGNS = ("itemscope", "property=", "typeof=", LINKED_DATA)
 _DATA_IN_HTML = "http://schema.org/"
@@ -85,17 +87,26 @@ class _Reader:
             if text is holder.get("text"):
                 self._attempt(self._json_ld_text, text)
             return
+        if media == _PLAIN and text is holder.get("text"):
+            return
         source = self._source(holder)
         if media in _HTML_TYPES:
             self._attempt(self._html, text, source, True)
             return
-        if "`" in text or "](" in text or "[[" in text or "<" in text or "]:" in text or text.startswith("---"):
+        if (
+            "`" in text
+            or "](" in text
+            or "[[" in text
+            or "<" in text
+            or "]:" in text
+            or text.startswith(("---", "+++"))
+        ):
             self._attempt(self._markdown, text, source)
 
     def _markdown(self, text: str, source: str) -> None:
         parts = taken_apart(text)
         if parts.front_matter:
-            self._attempt(self._front_matter, parts.front_matter)
+            self._attempt(self._front_matter, parts.front_matter, parts.is_toml)
         self._add(link_statements(parts.prose, self._uri, source))
         for language, block in parts.blocks:
             if language in _TURTLE:
@@ -105,8 +116,9 @@ class _Reader:
         if "<" in parts.prose and any(sign in parts.prose for sign in _HTML_SIGNS):
             self._attempt(self._html, parts.prose, source, False)
 
-    def _front_matter(self, text: str) -> None:
-        self._add(front_matter_statements(front_matter(text), self._uri, self._node))
+    def _front_matter(self, text: str, is_toml: bool) -> None:
+        values = toml_front_matter(text) if is_toml else front_matter(text)
+        self._add(front_matter_statements(values, self._uri, self._node))
 
     def _html(self, text: str, source: str, links: bool) -> None:
         document = Html(text, self._uri, source, self._node)

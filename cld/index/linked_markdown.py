@@ -7,6 +7,7 @@ with which a few lines can stand for billions.
 
 import functools
 import re
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -23,6 +24,7 @@ Node = Callable[[], str]
 """A new blank node."""
 
 _FRONT_MATTER = re.compile(r"\ufeff?---[ \t]*\r?\n(.*?)^(?:---|\.\.\.)[ \t]*\r?$\n?", re.DOTALL | re.MULTILINE)
+_TOML_FRONT = re.compile(r"\ufeff?\+\+\+[ \t]*\r?\n(.*?)^\+\+\+[ \t]*\r?$\n?", re.DOTALL | re.MULTILINE)
 _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})[ \t]*([^\s`]*)[^\n`]*$", re.MULTILINE)
 _INLINE_CODE = re.compile(r"(`+)(?!`)[^`\n]{1,1000}(?<!`)\1(?!`)")
 _DESTINATION = re.compile(
@@ -64,6 +66,7 @@ class Markdown:
     """A text in its parts: `blocks` are the fenced ones as (language, text), `prose` the rest without code."""
 
     front_matter: str
+    is_toml: bool
     blocks: tuple[tuple[str, str], ...]
     prose: str
 
@@ -71,7 +74,9 @@ class Markdown:
 def taken_apart(text: str) -> Markdown:
     """The text in its parts, in one pass."""
     front = ""
-    if text.startswith(("---", "\ufeff---")) and (found := _FRONT_MATTER.match(text, 0, MAX_FRONT_MATTER + 16)):
+    is_toml = text.startswith(("+++", "\ufeff+++"))
+    fenced = _TOML_FRONT if is_toml else _FRONT_MATTER
+    if found := fenced.match(text, 0, MAX_FRONT_MATTER + 16):
         front, text = found[1], text[found.end() :]
     blocks: list[tuple[str, str]] = []
     prose: list[str] = []
@@ -88,7 +93,7 @@ def taken_apart(text: str) -> Markdown:
         prose.append(text[at:])
     else:  # a fence that is never closed goes to the end
         blocks.append((opened[2].strip("{.}").lower(), text[at:]))
-    return Markdown(front, tuple(blocks), _INLINE_CODE.sub(" ", "\n".join(prose)))
+    return Markdown(front, is_toml, tuple(blocks), _INLINE_CODE.sub(" ", "\n".join(prose)))
 
 
 def link_statements(prose: str, me: str, source: str) -> Iterator[str]:
@@ -165,6 +170,34 @@ def front_matter(text: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("a front matter that is no mapping of keys to values")
     return cast("Mapping[str, Any]", value)
+
+
+def toml_front_matter(text: str) -> Mapping[str, Any]:
+    """The same of one in TOML.
+
+    Raises:
+        ValueError: it is no TOML, or larger, deeper or more than is taken.
+    """
+    if len(text) > MAX_FRONT_MATTER:
+        raise ValueError(f"a front matter of more than {MAX_FRONT_MATTER} characters")
+    if any(line.count(".") + line.count("[") + line.count("{") > MAX_YAML_NODES for line in text.splitlines()):
+        raise ValueError(f"a front matter of more than {MAX_YAML_NODES} values")
+    try:
+        found = tomllib.loads(text.replace("\r\n", "\n"))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"a front matter that is no TOML: {error}") from None
+    rest: list[tuple[object, int]] = [(found, 1)]
+    nodes = 0
+    while rest:
+        value, depth = rest.pop()
+        nodes += 1
+        if depth > MAX_YAML_DEPTH or nodes > MAX_YAML_NODES:
+            raise ValueError(f"a front matter of more than {MAX_YAML_DEPTH} levels or {MAX_YAML_NODES} values")
+        if isinstance(value, dict):
+            rest += [(child, depth + 1) for child in cast("dict[str, object]", value).values()]
+        elif isinstance(value, list):
+            rest += [(child, depth + 1) for child in cast("list[object]", value)]
+    return found
 
 
 def front_matter_statements(values: Mapping[Any, Any], me: str, node: Node) -> Iterator[str]:

@@ -6,6 +6,7 @@ store, so what its principal may not read is not indexed.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,10 +14,11 @@ from pathlib import Path
 from cld.errors import CldError
 from cld.events.pace import to_thread
 from cld.guard import GuardedStore, GuardedSubscription
-from cld.index import Embedder, EmbeddingFailed, Model, keeping
+from cld.index import WORDS, Embedder, EmbeddingFailed, Model, keeping
 from cld.index.embedding import choose_embedder
 from cld.index.keeping import RECONCILE_SECONDS, Hear, Keeping, beside, follow, read, reconcile
 from cld.index.lock import held
+from cld.index.segment import Entry
 from cld.index.table import MANIFEST, current_of, digest_of, is_digest, read_manifest, remove_index, set_current
 from cld.index.writer import Writer
 from cld.resource import Resource
@@ -26,13 +28,14 @@ from cld.uri import URI
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 5.0
+EMBEDDED_AT_ONCE = 64
 
 
 class Maintainer:
     """Maintains the index in `folder` as the principal that `store` reads as, and `hear` hears as.
 
-    Nothing heavy is imported before `keeping` runs and holds the lock. It is `ready` once an index of the
-    model asked for has all of the tree.
+    Nothing heavy is imported before `keeping` runs and holds the lock. It is `ready` once the index that answers has
+    all of the tree, also while that is still one of the model before.
     """
 
     def __init__(
@@ -54,13 +57,15 @@ class Maintainer:
         self._building: Writer | None = None
         self._turn = asyncio.Lock()
         self._to_merge = asyncio.Event()
+        self._to_embed = asyncio.Event()
         self.keeping = Keeping("index", folder, hear, self._maintain, intact=self._is_there)
         """To be run as a task."""
 
-    async def catch_up(self) -> bool:
+    async def catch_up(self, *, anew: bool = False) -> bool:
         """Make the index true to the tree once; False where another process maintains it, and nothing was done.
 
-        For a tree that no server is running on.
+        For a tree that no server is running on. An index of the model before is made anew with the one asked for only
+        where that is wanted (`anew`); where the model cannot be asked, words alone are indexed.
 
         Raises:
             CldError, OSError: it cannot be made.
@@ -69,32 +74,47 @@ class Maintainer:
             if descriptor is None:
                 return False
             try:
-                await self._open()
-                await self._begin_building()
+                has_failed = not await self._open()
                 await self._reconcile()
+                assert self._serving is not None
+                if anew or (self._serving.model == WORDS and not has_failed):
+                    await self._begin_building()
+                    if self._building is not None:
+                        await self._reconcile()
+                with contextlib.suppress(EmbeddingFailed):  # told when it was put off
+                    await self._embed()
                 while any([await writer.merge() for writer in self._writers()]):
                     pass
             finally:
                 self._serving = self._building = None
         return True
 
-    async def _open(self) -> None:
-        """Open the index that answers; a new one where there is none."""
+    async def _open(self) -> bool:
+        """Open the index that answers; a new one where there is none, by words alone where this returns False."""
         wanted = digest_of(self._model)
         current = current_of(self._folder)
         old = None if current in {"", wanted} else await asyncio.to_thread(read_manifest, self._folder / current)
         if old is None:
-            self._serving = await Writer.open(self._folder / wanted, self._choose(self._model))
-            set_current(self._folder, wanted)
-            self._tidy(wanted)
+            model = self._model
+            try:
+                self._serving = await Writer.open(self._folder / wanted, self._choose(model))
+            except EmbeddingFailed as error:
+                log.warning("index: by words alone until %s can be asked: %s", model.name, error)
+                model = WORDS
+                self._serving = await Writer.open(self._folder / digest_of(model), self._choose(model))
+            set_current(self._folder, digest_of(model))
+            self._tidy(wanted, digest_of(model))
+            return model == self._model
         else:
             self._serving = await Writer.open(self._folder / current, self._choose(old.model))
             self._tidy(wanted, current)
+        return True
 
     async def _maintain(self, subscription: GuardedSubscription) -> None:
         try:
             await self._open()
-            await beside(follow(subscription, self._take), self._reconcile_on(), self._merge_on())
+            self._to_embed.set()
+            await beside(follow(subscription, self._take), self._reconcile_on(), self._merge_on(), self._embed_on())
         finally:
             self._serving = self._building = None
 
@@ -127,19 +147,54 @@ class Maintainer:
         for writer in self._writers():
             fresh = [each for each in there if writer.table.version_of(each[0]) != each[1]]
             try:
-                await writer.append(fresh, gone)
+                await writer.append(fresh, gone, defer=writer is self._serving)
             except EmbeddingFailed as error:
-                if writer is not self._building:
-                    raise
                 # The old index must go on; the new one is begun again with the next reconcile.
                 log.warning("index: not embedding with %s for now: %s", writer.model.name, error)
                 self._building = None
+            if writer.is_deferring:
+                self._to_embed.set()
+
+    async def _embed(self) -> None:
+        """Embed what was indexed by words alone.
+
+        Raises:
+            EmbeddingFailed: the model cannot be asked.
+        """
+        while (writer := self._serving) is not None:
+            waiting = await to_thread(writer.table.unembedded)
+            entries: list[Entry] = []
+            async for portion in read(self._store, waiting[:EMBEDDED_AT_ONCE]):
+                there = [(uri, found.version, found.resource) for uri, found in portion if isinstance(found, Stored)]
+                # Not in the turn, for it may take long, and what is put meanwhile is to be found by words.
+                entries += await writer.embed(there)
+            async with self._turn:
+                if writer is self._serving and not await writer.replace(entries):
+                    return  # nothing, or it changed meanwhile and is written by who saw that
+            self._to_merge.set()
+
+    async def _embed_on(self) -> None:
+        wait, longest = keeping.RETRY_SECONDS
+        while True:
+            await self._to_embed.wait()
+            self._to_embed.clear()
+            try:
+                await self._embed()
+                wait = keeping.RETRY_SECONDS[0]
+            except CldError as error:
+                log.debug("index: still by words alone: %s", error)
+                self._to_embed.set()
+                await asyncio.sleep(wait)
+                wait = min(2 * wait, longest)
 
     async def _reconcile_on(self) -> None:
         wait, longest = keeping.RETRY_SECONDS
         while True:
+            if self._building is None:
+                await self._reconcile()  # what answers has all of the tree before another is begun
             await self._begin_building()
-            await self._reconcile()
+            if self._building is not None:
+                await self._reconcile()
             if self._serving is not None and self._serving.model == self._model:
                 wait = keeping.RETRY_SECONDS[0]
                 await asyncio.sleep(self._reconcile_seconds)
@@ -170,8 +225,7 @@ class Maintainer:
                 set_current(self._folder, digest_of(self._model))
                 self._tidy(digest_of(self._model))
                 log.info("index: %s answers from now on", self._model.name)
-        if self._serving is not None and self._serving.model == self._model:
-            self.keeping.ready.set()
+        self.keeping.ready.set()
 
     async def _merge_on(self) -> None:
         while True:

@@ -24,6 +24,12 @@ MAX_TITLE = 300
 TITLE_FIELDS = ("title_path", "title", "name", "subject")
 """Keys of content whose text says what all of it is about; of a list, all in its order."""
 
+FOR_MACHINES = frozenset({"media_type", "encoding", "converter", "digest", "linked_data"})
+"""Keys of content of which nobody asks by their words."""
+
+PIECE = "title_path"
+"""A content with this is a piece of a text: what it was read from is told of the whole."""
+
 _DATA_LENGTH = 200
 _DATA = re.compile(r"[\x21-\x7e]*")
 _MACHINE = re.compile(r"cld:\S*|[0-9a-f-]{16,}|[0-9T:.,Z+\s-]*")
@@ -72,8 +78,13 @@ def passages_of(resource: Resource) -> list[Passage]:
     title = _title(resource.content)
     name = _name(URI(resource.uri))
     found = [Passage(title, name, parts) for parts in _packed(_described(resource.meta))]
-    found += [Passage(title, name, parts) for parts in _packed(_texts(resource.content, "content"))]
+    found += [Passage(title, name, parts) for parts in _packed(_texts(_for_people(resource.content), "content"))]
     return found
+
+
+def _for_people(content: Mapping[str, Any]) -> dict[str, Any]:
+    left_out = FOR_MACHINES | {"source"} if PIECE in content else FOR_MACHINES
+    return {key: value for key, value in content.items() if key not in left_out}
 
 
 def _title(content: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ import msgspec
 from cld.errors import CldError, InvalidArgument, InvalidResource, ResourceNotFound
 from cld.events.pace import to_thread
 from cld.guard import GuardedStore
-from cld.index import BrokenIndex, Embedder, EmbeddingFailed, Hit, Mode, Model, Signal, Why
+from cld.index import WORDS, BrokenIndex, Embedder, EmbeddingFailed, Hit, Mode, Model, Signal, Why
 from cld.index.arrays import Floats, Mask, Positions, Scores, np
 from cld.index.embedding import choose_embedder
 from cld.index.passages import Passage, passages_of
@@ -55,6 +55,8 @@ class Search:
         self._table: Table | None = None
         self._embedder: Embedder | None = None
         self._opening = asyncio.Lock()
+        self.failure = ""
+        """Why words alone decided the last answer; empty where they did not."""
 
     async def query(
         self,
@@ -113,6 +115,11 @@ class Search:
         view = await self._view()
         return view is not None and view.manifest.complete
 
+    async def model(self) -> Model | None:
+        """The model of the index that answers; None where there is none."""
+        view = await self._view()
+        return None if view is None else view.manifest.model
+
     async def _view(self) -> View | None:
         async with self._opening:
             digest = current_of(self._folder)
@@ -139,7 +146,10 @@ class Search:
 
     async def _question(self, view: View, text: str, mode: Mode) -> Question:
         vector = None
-        if mode != "words":
+        self.failure = ""
+        if view.manifest.model == WORDS:
+            self.failure = "the model could not be asked when the index was made"
+        elif mode != "words":
             model = view.manifest.model
             if self._embedder is None or self._embedder.model != model:
                 self._embedder = self._choose(model)
@@ -148,6 +158,7 @@ class Search:
             except CldError as error:
                 if mode == "meaning":
                     raise
+                self.failure = str(error)
                 log.warning("search: by words only, for %s", error)
         return await to_thread(lambda: question_of(text, vector, view.manifest.background, view.manifest.model))
 

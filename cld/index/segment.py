@@ -43,6 +43,8 @@ class Entry(msgspec.Struct, frozen=True):
     vectors: Shorts
     words: Sequence["tuple[Hashes, Numbers]"]
     lengths: Sequence[int]
+    embedded: bool = True
+    """False where the model could not be asked: the vectors are zeros, and to be made later."""
 
 
 class _Array(msgspec.Struct, frozen=True):
@@ -60,7 +62,8 @@ class _Header(msgspec.Struct, frozen=True):
 class Segment:
     """A segment as it was written, open until it is forgotten; reading it takes no lock.
 
-    Of each resource (a *document*): `uris`, sorted, `versions`, and the `starts` of its rows. Of each row:
+    Of each resource (a *document*): `uris`, sorted, `versions`, the `starts` of its rows, and whether its vectors are
+    still to be made (`unembedded`). Of each row:
     `vectors`, `lengths` (words of the text), `documents`. Of each word, by its hash in `terms`: the keys from
     `postings[i]` to `postings[i + 1]`, row and position in one number. `removed` are those that went.
     """
@@ -71,6 +74,7 @@ class Segment:
         self.removed = removed
         self.versions = arrays["versions"]
         self.starts: Numbers = arrays["starts"]
+        self.unembedded: Mask = arrays["unembedded"]
         self.vectors: Shorts = arrays["vectors"]
         self.lengths: Numbers = arrays["lengths"]
         self.terms: Hashes = arrays["terms"]
@@ -144,6 +148,7 @@ def write_segment(folder: Path, name: str, entries: Sequence[Entry], removed: It
     )
     arrays["lengths"] = np.array([length for entry in entries for length in entry.lengths], np.uint32)
     counts = [len(entry.words) for entry in entries]
+    arrays["unembedded"] = np.array([not entry.embedded for entry in entries], np.bool_)
     return _write(folder, name, arrays, [e.uri for e in entries], [e.version for e in entries], counts, removed)
 
 
@@ -182,6 +187,7 @@ def merge_segments(
         numbers.append(np.repeat(number, np.diff(segment.postings))[some])
     arrays = _posted(unique, np.concatenate(numbers), np.concatenate(keys))
     arrays["vectors"], arrays["lengths"] = vectors, lengths
+    arrays["unembedded"] = np.array([parts[index][0].unembedded[number] for _, index, number in order], np.bool_)
     uris = [uri for uri, _, _ in order]
     versions = [parts[index][0].version_of(number) for _, index, number in order]
     return _write(folder, name, arrays, uris, versions, counts, removed)

@@ -21,7 +21,7 @@ from cld.index.arrays import Mask, np
 from cld.index.segment import Segment, open_segment
 from cld.uri import URI
 
-FORMAT = 2
+FORMAT = 3
 """Counts up whenever another program would read the files, or compute the vectors or words, otherwise."""
 
 MANIFEST = "manifest"
@@ -113,6 +113,15 @@ class Table:
         """All that is indexed."""
         with self._lock:
             return list(self._places)
+
+    def unembedded(self) -> Sequence[URI]:
+        """What is indexed without vectors, which are to be made later."""
+        with self._lock:
+            return [
+                segment.uris[number]
+                for name, (_, segment) in self._segments.items()
+                for number in np.flatnonzero(segment.unembedded & self._alive[name]).tolist()
+            ]
 
     def __len__(self) -> int:
         return len(self._places)

@@ -8,7 +8,7 @@ from itertools import islice
 import msgspec
 
 from cld.errors import Unsupported
-from cld.index.passages import passages_of
+from cld.index.passages import passages_of, sentences_of
 from cld.index.wordllama import count_tokens
 from cld.index.words import hash_of, words_of
 from cld.resource import Resource
@@ -26,6 +26,9 @@ _STATE = {
     "common.Message": frozenset({"role"}),
 }
 """By type the keys of content that say how far something is, who has it or whose it is: nothing to work with."""
+
+_LEAST_LINE = 24
+"""A shorter line, such as an answer in a word, is not left out because it was said before."""
 
 _SHINGLE = 4
 _MAX_WORDS = 4000
@@ -112,6 +115,7 @@ class Said:
 
     def __init__(self) -> None:
         self._by: dict[URI, tuple[str, frozenset[int]]] = {}
+        self._sentences: dict[str, URI] = {}
 
     def before(self, text: str) -> URI | None:
         """The resource that said this already, or nearly this."""
@@ -121,8 +125,32 @@ class Said:
                 return uri
         return None
 
-    def add(self, uri: URI, text: str) -> None:
-        self._by[uri] = (_plain(text), _shingles(text))
+    def fresh(self, text: Text) -> tuple[Text, URI | None]:
+        """The lines of which not every sentence was said, before or in the text itself; and who said one left out."""
+        own: set[str] = set()
+        kept: list[int] = []
+        by: URI | None = None
+        for at, line in enumerate(text.lines):
+            sentences = _sentences(line)
+            if len(line) >= _LEAST_LINE and all(one in own or one in self._sentences for one in sentences):
+                by = next((self._sentences[one] for one in sentences if one in self._sentences), by)
+            else:
+                kept.append(at)
+            own.update(sentences)
+        if len(kept) == len(text.lines):
+            return text, None
+        slices, lines = tuple(text.slices[at] for at in kept), tuple(text.lines[at] for at in kept)
+        return Text(slices, lines, text.cut), by
+
+    def add(self, uri: URI, text: Text) -> None:
+        self._by[uri] = (_plain(text.joined), _shingles(text.joined))
+        for line in text.lines:
+            for one in _sentences(line):
+                self._sentences.setdefault(one, uri)
+
+
+def _sentences(line: str) -> list[str]:
+    return [plain for start, end in sentences_of(line) if (plain := _plain(line[start:end]))]
 
 
 def _plain(text: str) -> str:

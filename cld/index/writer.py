@@ -2,14 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
 from cld.events.pace import to_thread
 from cld.index import BrokenIndex, Embedder, EmbeddingFailed, Model
-from cld.index.arrays import Hashes, Mask, Numbers, np
+from cld.index.arrays import Floats, Hashes, Mask, Numbers, Shorts, np
 from cld.index.passages import passages_of
 from cld.index.segment import MAX_ROWS, Entry, Segment, merge_segments, quantise, words_in, write_segment
 from cld.index.table import MANIFEST, Manifest, Table, View, write_manifest
@@ -17,6 +17,9 @@ from cld.resource import Resource, new_id
 from cld.uri import URI
 
 log = logging.getLogger(__name__)
+
+EMBED_SECONDS = 10.0
+"""How long a write waits for the model before it goes on without vectors, which are then made later."""
 
 FAN_IN = 6
 """So many segments of like size are merged into one."""
@@ -52,6 +55,8 @@ class Writer:
         self._manifest = manifest
         self._view = view
         self._changing = asyncio.Lock()
+        self.is_deferring = False
+        """Whether the model could not be asked, and is not asked by `append` until `embed` succeeds."""
 
     @classmethod
     async def open(cls, folder: Path, embedder: Embedder) -> "Writer":
@@ -67,7 +72,7 @@ class Writer:
             log.warning("index: %s; it is made anew", error)
             table, view = Table(folder), None
         if view is None:
-            vectors = await embedder.embed(_UNRELATED)
+            vectors = await _within(embedder.embed(_UNRELATED), embedder.model)
             alike = np.asarray(vectors @ vectors.T, np.float64)
             count = len(_UNRELATED)
             background = float((alike.sum() - np.trace(alike)) / (count * (count - 1)))
@@ -87,16 +92,36 @@ class Writer:
         """Whether all of the tree has been indexed once."""
         return self._manifest.complete
 
-    async def append(self, resources: Sequence[tuple[URI, str, Resource]], removed: Sequence[URI] = ()) -> None:
+    async def append(
+        self, resources: Sequence[tuple[URI, str, Resource]], removed: Sequence[URI] = (), *, defer: bool = False
+    ) -> None:
         """Index these resources as they are at the version given, in place of what was known of them.
+
+        With `defer`, those whose vectors cannot be had soon are found by words until `embed` makes the vectors.
 
         Raises:
             EmbeddingFailed, OSError: only some of them were indexed.
         """
         gone = [uri for uri in removed if self.table.version_of(uri) is not None]
         for some in _portions(resources):
-            await self._append(await self._entries(some), gone)
+            await self._append(await self._entries(some, defer=defer), gone)
             gone = []
+
+    async def embed(self, resources: Sequence[tuple[URI, str, Resource]]) -> Sequence[Entry]:
+        """What is known of resources once they are embedded, for `replace`; may run beside all else.
+
+        Raises:
+            EmbeddingFailed: the model cannot be asked.
+        """
+        entries = await self._entries(resources)
+        self.is_deferring = False
+        return entries
+
+    async def replace(self, entries: Sequence[Entry]) -> bool:
+        """Put in those that are still of the version that is indexed; whether there were any."""
+        fresh = [entry for entry in entries if self.table.version_of(entry.uri) == entry.version]
+        await self._append(fresh, ())
+        return bool(fresh)
 
     async def _append(self, entries: Sequence[Entry], gone: Sequence[URI]) -> None:
         if not entries and not gone:
@@ -155,21 +180,34 @@ class Writer:
         assert view is not None
         self._manifest, self._view = manifest, view
 
-    async def _entries(self, resources: Sequence[tuple[URI, str, Resource]]) -> list[Entry]:
+    async def _entries(self, resources: Sequence[tuple[URI, str, Resource]], *, defer: bool = False) -> list[Entry]:
         prepared = await to_thread(lambda: [_read(resource) for _, _, resource in resources])
         texts = [text for titled, _ in prepared for text in titled]
-        vectors = np.zeros((0, self._manifest.dimensions), np.int16)
-        if texts:
-            vectors = quantise(await self._embedder.embed(texts))
-        if vectors.shape[1] != self._manifest.dimensions:
-            raise EmbeddingFailed(f"{self.model.name} gives {vectors.shape[1]} dimensions, not as before")
+        vectors = np.zeros((len(texts), self._manifest.dimensions), np.int16)
+        if texts and not (defer and self.is_deferring):
+            try:
+                vectors = await self._vectors(texts, defer=defer)
+            except EmbeddingFailed as error:
+                if not defer:
+                    raise
+                log.warning("index: by words alone for now: %s", error)
+                self.is_deferring = True
+        embedded = not (defer and self.is_deferring)
         entries: list[Entry] = []
         at = 0
         for (uri, version, _), (titled, words) in zip(resources, prepared, strict=True):
             mine = vectors[at : at + len(titled)]
             at += len(titled)
-            entries.append(Entry(uri, version, mine, [(h, p) for h, p, _ in words], [n for _, _, n in words]))
+            hashed, lengths = [(h, p) for h, p, _ in words], [n for _, _, n in words]
+            entries.append(Entry(uri, version, mine, hashed, lengths, embedded or not titled))
         return entries
+
+    async def _vectors(self, texts: Sequence[str], *, defer: bool) -> Shorts:
+        asked = self._embedder.embed(texts)
+        vectors = quantise(await (_within(asked, self.model) if defer else asked))
+        if vectors.shape[1] != self._manifest.dimensions:
+            raise EmbeddingFailed(f"{self.model.name} gives {vectors.shape[1]} dimensions, not as before")
+        return vectors
 
     def _sweep(self) -> None:
         """Remove segments that no manifest names: left by a maintainer that died in between."""
@@ -178,6 +216,14 @@ class Writer:
             # A folder is not ours.
             if path.name not in known and (path.is_symlink() or not path.is_dir()):
                 path.unlink(missing_ok=True)
+
+
+async def _within(asked: Awaitable[Floats], model: Model) -> Floats:
+    try:
+        async with asyncio.timeout(EMBED_SECONDS):
+            return await asked
+    except TimeoutError:
+        raise EmbeddingFailed(f"{model.name} did not answer within {EMBED_SECONDS:g} s") from None
 
 
 def choose_run(view: View, fan_in: int) -> tuple[int, int] | None:

@@ -19,6 +19,7 @@ import msgspec
 from cld.ingest.encoding import decode
 from cld.ingest.failed import ConversionFailed
 from cld.ingest.kinds import Form
+from cld.ingest.linked import MEDIA_TYPES, Linked, bounded, linked_of_page
 from cld.ingest.mail import read_mail
 from cld.ingest.messages import Converted, Order
 from cld.ingest.pages import page_starts
@@ -39,8 +40,6 @@ UNPACKED_BYTES = 256 * 1024 * 1024
 _TITLE = re.compile(r"<title\b[^<>]{0,1000}>([^<]{0,2000})</title\s*>", re.I)
 _HEAD = re.compile(r"<head\b[^<>]{0,1000}>", re.I)
 _HEAD_END = re.compile(r"</head\s*>|<body\b", re.I)
-_SCRIPT = re.compile(r"<script\b([^<>]{0,1000})>[^<]{0,65536}</script\s*>", re.I)
-_LINKED_DATA = "application/ld+json"
 _ESCAPE = re.compile(r"\\([!\"#$%&'()*+,./:;<=>?@\[\]^_`{|}~-])")
 _DATA_URI = re.compile(r"!\[([^\]\n]{0,500})\]\(data:[^)\s]*\)")
 _DRAWN = re.compile(r"^[\s|:#>*=~`+-]+|[\s|]+$|\*\*|__|`", re.M)
@@ -56,6 +55,7 @@ class _Text(msgspec.Struct, frozen=True):
     converter: str = "cld"
     title: str = ""
     head: str = ""
+    linked: Sequence[tuple[str, Linked]] = ()
     encoding: str = ""
     pages: Sequence[int] = ()
     is_text_expected: bool = False
@@ -79,10 +79,13 @@ def convert(order: Order) -> Converted:
     passages = passages_of(made.text, made.form, sections, title, made.pages, order.passages)
     if not made.text.strip() and made.is_text_expected:
         raise ConversionFailed("no text can be taken out of it; it is a scan, perhaps, or nests too deep")
+    linked, notes = bounded(made.linked)
     return Converted(
         title=title[:TITLE_CHARACTERS],
         abstract=_abstract(passages[0].text) if passages else "",
         head=made.head,
+        linked=linked,
+        notes=notes,
         converter=made.converter,
         encoding=made.encoding,
         passages=tuple(passages),
@@ -104,6 +107,9 @@ def _text_of(form: Form, data: bytes) -> _Text:
             text, encoding = decode(data)
             head, title = front_matter(text)
             return _Text(text, form, head=head[:HEAD_CHARACTERS], title=title, encoding=encoding)
+        case "turtle" | "n-triples" | "json-ld":
+            text, encoding = decode(data)
+            return _Text(text, form, linked=[("all of it", Linked(MEDIA_TYPES[form], text))], encoding=encoding)
         case _:
             text, encoding = decode(data)
             return _Text(text, form, encoding=encoding)
@@ -112,8 +118,6 @@ def _text_of(form: Form, data: bytes) -> _Text:
 def _of_html(source: str) -> _Text:
     found = _TITLE.search(source)
     title = "" if found is None else plain_title(html.unescape(found[1]))
-    linked = "\n".join(one[0] for one in _SCRIPT.finditer(source) if _LINKED_DATA in one[1].lower())
-    head = linked if len(linked) <= HEAD_CHARACTERS else ""
     page = _without_head(source).encode()
     text = _extract(page, "text/html")[0]
     if not text.strip():  # all of it is what is passed over elsewhere, such as navigation
@@ -123,7 +127,7 @@ def _of_html(source: str) -> _Text:
         "markdown",
         _version("kreuzberg"),
         title,
-        head,
+        linked=linked_of_page(source),
         # A page that a script fills is empty and no fault; one with words of which none arrive is.
         is_text_expected=not text.strip() and _has_words(source),
     )
@@ -184,7 +188,7 @@ def _of_docx(data: bytes) -> _Text:
         raise ConversionFailed(f"it unpacks to {unpacked} bytes; at most {UNPACKED_BYTES} are taken")
     page: str = mammoth.convert_to_html(io.BytesIO(data)).value  # pyright: ignore
     made = _of_html(f"<html><body>{page}</body></html>")
-    return msgspec.structs.replace(made, converter=f"{_version('mammoth')}, {made.converter}")
+    return msgspec.structs.replace(made, linked=(), converter=f"{_version('mammoth')}, {made.converter}")
 
 
 def _of_mail(data: bytes) -> _Text:

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import msgspec
 from anyio import CapacityLimiter, create_task_group
 
-from cld.errors import Conflict, ResourceNotFound
+from cld.errors import Conflict, InvalidResource, ResourceNotFound, Unsupported
 from cld.guard import GuardedStore
+from cld.ingest.linked import MEDIA_TYPES
 from cld.ingest.messages import Passage
 from cld.ingest.records import FOLDER, FORMAT, TEXT, Part, Record, content_of, description, record_of
 from cld.ingest.sequence import ID, arrange, digest_of
@@ -22,6 +23,7 @@ from cld.store import MAX_LIMIT, Stored
 from cld.uri import URI, id_of, make_uri
 
 PUTS_AT_ONCE = 8
+PLAIN = "text/plain"
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -61,7 +63,10 @@ async def write(
         AccessDenied, ApprovalRequired, InvalidResource, StoreError: as `GuardedStore.put`.
     """
     before = None if there is None else record_of(there)
-    claim = msgspec.structs.replace(before or record, digest="", format=FORMAT, parts=before.parts if before else {})
+    is_old = before is not None and before.format != FORMAT
+    claim = msgspec.structs.replace(before or record, digest="", parts=before.parts if before else {})
+    if before is None:
+        claim = msgspec.structs.replace(claim, format=FORMAT)
     claimed = await store.put(
         Draft(uri, content_of(claim), _meta(record, before, there, meta)),
         if_version=None if there is None else there.version,
@@ -69,14 +74,22 @@ async def write(
     present = [] if there is None else await _passages_below(store, uri)
     ids = arrange(present, [digest_of(one.titles, one.text) for one in passages])
     known, wanted = set(present), set(ids)
-    fresh = [(id, one) for id, one in zip(ids, passages, strict=True) if id not in known]
+    # Passages of another format keep their ids, and are written as they are now.
+    fresh = [(id, one) for id, one in zip(ids, passages, strict=True) if is_old or id not in known]
     stale = [id for id in present if id not in wanted]
     limiter = CapacityLimiter(PUTS_AT_ONCE)
 
     async def put(id: str, one: Passage) -> None:
         async with limiter:
-            content = {"text": one.text, "title": one.titles[-1], "title_path": list(one.titles)}
-            await _put_passage(store, Draft(make_uri(uri, TEXT, id), content))
+            content = {
+                "text": one.text,
+                "title": one.titles[-1],
+                "title_path": list(one.titles),
+                "source": record.source,
+            }
+            if record.media_type in MEDIA_TYPES.values():
+                content["media_type"] = PLAIN  # what it says for the graph is in the document, and whole
+            await _put_passage(store, Draft(make_uri(uri, TEXT, id), content), if_version="*" if id in known else None)
 
     async def delete(id: str) -> None:
         async with limiter:
@@ -101,15 +114,27 @@ async def delete_if_there(store: GuardedStore, uri: URI, *, recursive: bool = Fa
         await store.delete(uri, recursive=recursive)
 
 
+async def last_words(store: GuardedStore, uri: URI) -> Meta | None:
+    """The meta that a person wrote of a document that went, as of its last version; None where nobody did."""
+    try:
+        newest = max(await store.history(uri), key=lambda one: one.revision or 0)
+        last = await store.get(uri, newest.version)
+    except (ResourceNotFound, InvalidResource, Unsupported):
+        return None
+    record = record_of(last)
+    purpose = last.resource.meta.purpose
+    return None if record is None or purpose in ("", description(record)) else last.resource.meta
+
+
 async def is_complete(store: GuardedStore, uri: URI, record: Record) -> bool:
     """Whether below the document are exactly the passages it names."""
     return set(await _passages_below(store, uri)) == record.parts.keys()
 
 
-async def _put_passage(store: GuardedStore, draft: Draft) -> None:
+async def _put_passage(store: GuardedStore, draft: Draft, if_version: str | None) -> None:
     # Another process at the same file wrote the same passage: the id says what is in it.
     with contextlib.suppress(Conflict):
-        await store.put(draft)
+        await store.put(draft, if_version=if_version)
 
 
 async def _passages_below(store: GuardedStore, uri: URI) -> list[str]:

@@ -11,14 +11,14 @@ from cld.errors import AccessDenied, Conflict, InvalidResource
 from cld.ingest import documents
 from cld.ingest.documents import find
 from cld.ingest.failed import ConversionFailed
-from cld.ingest.files import Read, Unreadable, read
+from cld.ingest.files import Read, Seen, Unreadable, read
 from cld.ingest.job import Job
 from cld.ingest.kinds import SNIFFED_BYTES, Kind, by_content
 from cld.ingest.messages import Order
-from cld.ingest.records import FORMAT, Record, made_from, record_of
+from cld.ingest.records import FORMAT, Record, content_of, made_from, record_of
 from cld.ingest.report import Failure
 from cld.ingest.scan import Found
-from cld.resource import Meta
+from cld.resource import Draft, Meta
 from cld.store import Stored
 from cld.uri import URI
 
@@ -30,7 +30,7 @@ LARGE_BYTES = 8 * 1024 * 1024
 """A file from here on is in memory three times on its way to its process, so only one is at a time."""
 
 _TRIES = 5
-_SNIFFED = frozenset({"markdown", "rst", "text", "python", "code"})
+_SNIFFED = frozenset({"markdown", "rst", "text", "python", "code", "turtle", "n-triples", "json-ld"})
 
 
 async def bring_file(job: Job, root: str, found: Found, uri: URI, moved: dict[str, Meta], *, is_there: bool) -> None:
@@ -70,7 +70,7 @@ class _File:
         there = await find(self.job.store, self.uri) if is_there else None
         record = None if there is None else record_of(there)
         if record is not None and record.seen == self.found.seen and await self._is_current(record, check):
-            self._unchanged(record)
+            await self._unchanged(there, record, record.seen)
         elif self.found.seen.size < LARGE_BYTES:
             await self._take(there, record, check)
         else:
@@ -82,10 +82,12 @@ class _File:
         now = time.time_ns()
         file = await run_sync(read, self.root, self.found.path, self.job.limits.file_bytes)
         tally.counts["bytes_read"] += len(file.data)
+        is_settled = now - max(file.seen.modified_ns, file.seen.changed_ns) > RACY_NS
+        seen = file.seen if is_settled else None
         if record is not None and record.digest == file.digest and await self._is_current(record, check):
-            self._unchanged(record)
+            await self._unchanged(there, record, seen)
         elif (kind := self._kind(file.data[:SNIFFED_BYTES])) is not None:
-            await self._write(there, file, kind, now)
+            await self._write(there, file, kind, seen)
         else:
             tally.skipped["binary"] += 1
             if record is not None:
@@ -103,16 +105,16 @@ class _File:
             return False
         return not check or await documents.is_complete(self.job.store, self.uri, record)
 
-    async def _write(self, there: Stored | None, file: Read, kind: Kind, now: int) -> None:
+    async def _write(self, there: Stored | None, file: Read, kind: Kind, seen: Seen | None) -> None:
         job, counts = self.job, self.job.tally.counts
-        is_settled = now - max(file.seen.modified_ns, file.seen.changed_ns) > RACY_NS
         name = self.found.source.rpartition("/")[2]
         record = Record(
             title=name,
             source=self.found.source,
+            path=self._path,
             media_type=kind.media_type,
             digest=file.digest,
-            seen=file.seen if is_settled else None,
+            seen=seen,
         )
         limits = job.limits
         order = Order(name, kind.form, file.data, limits.text_characters, limits.passages, limits.seconds)
@@ -123,15 +125,25 @@ class _File:
             await documents.write(job.store, self.uri, there, record, (), None)
             self.fail(record.error)
             return
-        meta = None if there is not None else self.moved.pop(file.digest, None)
+        meta = moved = None if there is not None else self.moved.pop(file.digest, None)
+        if there is None and meta is None:
+            # It may have been left out for a while.
+            meta = await documents.last_words(job.store, self.uri)
         made = made_from(converted, record)
         written = await documents.write(job.store, self.uri, there, made, converted.passages, meta)
         counts["passages_put"] += written.passages_put
         counts["passages_deleted"] += written.passages_deleted
         counts["added" if there is None else "changed"] += 1
-        counts["moved"] += meta is not None
+        counts["moved"] += moved is not None
 
-    def _unchanged(self, record: Record) -> None:
+    @property
+    def _path(self) -> str:
+        return "" if self.found.path == self.found.source else self.found.path
+
+    async def _unchanged(self, there: Stored | None, record: Record, seen: Seen | None) -> None:
+        if there is not None and record.path != self._path:  # mail that was read
+            now = msgspec.structs.replace(record, path=self._path, seen=seen)
+            await self.job.store.put(Draft(self.uri, content_of(now)), if_version=there.version)
         if record.error:
             self.fail(record.error)
         else:

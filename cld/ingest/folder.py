@@ -8,7 +8,7 @@ import msgspec
 from anyio import create_task_group
 from anyio.to_thread import run_sync
 
-from cld.errors import AccessDenied, Conflict, InvalidArgument, InvalidResource
+from cld.errors import AccessDenied, Conflict, InvalidResource
 from cld.guard import GuardedStore
 from cld.ingest import documents
 from cld.ingest.documents import find
@@ -27,11 +27,10 @@ async def bring_folder(job: Job, place: Place) -> None:
     """Bring the documents of the files at `place` in step with them; what cannot be is in the tally.
 
     Raises:
-        InvalidArgument: it cannot be looked at.
         AccessDenied, ApprovalRequired, StoreError: as `cld.ingest.ingest`.
     """
     tally = job.tally
-    root, scope = await _root_of(job, place)
+    root, scope = await _root_of(job, place) or _itself(place)
     uri = folder_uri(job.below, root)
     others = {one async for one in _documents(job.store, job.below)} - {uri}
     selection = Selection(
@@ -40,7 +39,8 @@ async def bring_folder(job: Job, place: Place) -> None:
     try:
         found = await run_sync(scan, root, selection)
     except OSError as error:
-        raise InvalidArgument(f"{place.path} cannot be looked at: {error.strerror}", field="paths") from None
+        tally.failed.append(Failure(str(place.path), f"it cannot be looked at: {error.strerror}"))
+        return
     await documents.ensure_folder(job.store, uri, root)
     tally.roots.append(uri)
     tally.skipped += found.skipped
@@ -56,15 +56,37 @@ async def bring_folder(job: Job, place: Place) -> None:
             await _remove(job, URI(stored.resource.uri), root)
 
 
-async def _root_of(job: Job, place: Place) -> tuple[str, str]:
-    """The folder to which this path belongs, and the path within it."""
-    for folder in [*([place.path] if place.is_folder else []), *place.path.parents]:
+async def bring_gone(job: Job, place: Place) -> None:
+    """Delete the documents of what was at `place`, where nothing is any more; that there are none is in the tally.
+
+    Raises:
+        ApprovalRequired, StoreError: as `cld.ingest.ingest`.
+    """
+    gone: list[tuple[Stored, Record]] = []
+    if (known := await _root_of(job, place)) is not None:
+        root, scope = known
+        uri = folder_uri(job.below, root)
+        gone = await _gone(job, [one async for one in _documents(job.store, uri)], scope, Scan())
+        for stored, _ in gone:
+            await _remove(job, URI(stored.resource.uri), root)
+        if not scope and not (await job.store.list(uri, limit=1)).uris:
+            await documents.delete_if_there(job.store, uri)
+            return
+    if not gone:
+        job.tally.failed.append(Failure(str(place.path), "it cannot be found, and nothing of it was taken in"))
+
+
+async def _root_of(job: Job, place: Place) -> tuple[str, str] | None:
+    """The known folder to which this path belongs, and the path within it."""
+    for folder in [*([place.path] if place.is_folder or place.is_gone else []), *place.path.parents]:
         if await find(job.store, folder_uri(job.below, str(folder))) is not None:
-            break
-    else:
-        folder = place.path if place.is_folder else place.path.parent
-    within = place.path.relative_to(folder)
-    return str(folder), "" if within == PurePosixPath(".") else str(within)
+            within = place.path.relative_to(folder)
+            return str(folder), "" if within == PurePosixPath(".") else str(within)
+    return None
+
+
+def _itself(place: Place) -> tuple[str, str]:
+    return (str(place.path), "") if place.is_folder else (str(place.path.parent), place.path.name)
 
 
 async def _gone(job: Job, uris: Iterable[URI], scope: str, found: Scan) -> list[tuple[Stored, Record]]:

@@ -5,8 +5,10 @@ from typing import Literal
 
 import msgspec
 
-Form = Literal["markdown", "rst", "text", "html", "pdf", "docx", "mail", "python", "code"]
-"""How a file is converted; `code` is source in any language but Python."""
+Form = Literal[
+    "markdown", "rst", "text", "html", "pdf", "docx", "mail", "python", "code", "turtle", "n-triples", "json-ld"
+]
+"""How a file is converted; `code` is source in any language but Python, the last three are linked data."""
 
 
 class Kind(msgspec.Struct, frozen=True):
@@ -30,6 +32,9 @@ _BY_SUFFIX: dict[str, Kind] = {
     "pdf": PDF,
     "docx": Kind("docx", _DOCX),
     "eml": MAIL,
+    **dict.fromkeys(("ttl", "turtle"), Kind("turtle", "text/turtle")),
+    **dict.fromkeys(("nt", "ntriples"), Kind("n-triples", "application/n-triples")),
+    "jsonld": Kind("json-ld", "application/ld+json"),
     **dict.fromkeys(("py", "pyi", "pyw"), Kind("python", "text/x-python")),
     **dict.fromkeys(("js", "mjs", "cjs", "jsx"), Kind("code", "text/javascript")),
     **dict.fromkeys(("ts", "tsx", "mts", "cts"), Kind("code", "text/typescript")),

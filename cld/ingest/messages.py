@@ -3,6 +3,7 @@
 import msgspec
 
 from cld.ingest.kinds import Form
+from cld.ingest.linked import Linked
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -31,7 +32,7 @@ class Passage(msgspec.Struct, frozen=True):
 
 
 class Converted(msgspec.Struct, frozen=True, tag="converted"):
-    """`head` is what the file says about itself for machines (front matter, JSON-LD), in its own format."""
+    """`head` is the file's front matter, `linked` its linked data, `notes` what of it is left out."""
 
     title: str
     abstract: str
@@ -39,6 +40,8 @@ class Converted(msgspec.Struct, frozen=True, tag="converted"):
     converter: str
     encoding: str
     passages: tuple[Passage, ...]
+    linked: tuple[Linked, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):

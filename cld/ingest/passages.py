@@ -6,6 +6,7 @@ from typing import Protocol
 
 from cld.ingest.failed import ConversionFailed
 from cld.ingest.kinds import Form
+from cld.ingest.linked import data_fences
 from cld.ingest.messages import Passage
 from cld.ingest.sections import Section, line_numbers, number_of
 
@@ -50,23 +51,37 @@ def passages_of(
 
 
 def _pieces(text: str, section: Section, form: Form) -> Iterator[tuple[int, str]]:
-    for start, end in _windows(text, section):
-        window = text[start:end]
+    words = text[section.start : section.end].strip()
+    if len(words) <= CHARACTERS[1]:
+        if words:
+            yield text.index(words, section.start), words
+        return
+    start = section.start
+    # A block of data says nothing once it is cut.
+    for first, end in data_fences(text, section.start, section.end) if form == "markdown" else ():
+        yield from _cut(text, start, first, form)
+        yield first, text[first:end]
+        start = end
+    yield from _cut(text, start, section.end, form)
+
+
+def _cut(text: str, start: int, end: int, form: Form) -> Iterator[tuple[int, str]]:
+    for first, last in _windows(text, start, end):
+        window = text[first:last]
         words = window.strip()
         if not words:
             continue
         if len(words) <= CHARACTERS[1]:
-            yield start + window.index(words), words
+            yield first + window.index(words), words
             continue
         for offset, piece in _splitter(form == "markdown").chunk_indices(window):
             if piece.strip():
-                yield start + offset, piece
+                yield first + offset, piece
 
 
-def _windows(text: str, section: Section) -> Iterator[tuple[int, int]]:
-    """Parts of the section that are not too long, cut where a paragraph, a line or a word ends."""
-    start = section.start
-    while section.end - start > WINDOW_CHARACTERS:
+def _windows(text: str, start: int, most: int) -> Iterator[tuple[int, int]]:
+    """Parts that are not too long, cut where a paragraph, a line or a word ends."""
+    while most - start > WINDOW_CHARACTERS:
         least, limit = start + WINDOW_CHARACTERS // 2, start + WINDOW_CHARACTERS
         end = next(
             (at + len(mark) for mark in ("\n\n", "\n", ". ", " ") if (at := text.rfind(mark, least, limit)) >= 0),
@@ -74,7 +89,7 @@ def _windows(text: str, section: Section) -> Iterator[tuple[int, int]]:
         )
         yield start, end
         start = end
-    yield start, section.end
+    yield start, most
 
 
 @cache

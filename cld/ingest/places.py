@@ -9,21 +9,26 @@ from cld.errors import InvalidArgument
 
 @dataclass(frozen=True)
 class Place:
-    """A path with all its links followed, once, and whether it is a folder."""
+    """A path with all its links followed, once, and whether it is a folder; `is_gone` where there is nothing."""
 
     path: PurePosixPath
     is_folder: bool
+    is_gone: bool = False
 
 
 def place_of(path: str | Path, within: Sequence[Path] | None, field: str) -> Place:
     """The path as it is now, with no links in it.
 
     Raises:
-        InvalidArgument: there is none, or it lies outside `within`.
+        InvalidArgument: it can be none, or lies outside `within`.
     """
     outside = InvalidArgument(f"{path} is not in a folder that may be taken in", field=field)
     try:
-        real = Path(path).expanduser().resolve(strict=True)
+        given = Path(path).expanduser()
+        try:
+            real, is_gone = given.resolve(strict=True), False
+        except (FileNotFoundError, NotADirectoryError):
+            real, is_gone = given.resolve(), True
         str(real).encode()
         is_folder = real.is_dir()
     except (OSError, RuntimeError, ValueError) as error:
@@ -34,7 +39,7 @@ def place_of(path: str | Path, within: Sequence[Path] | None, field: str) -> Pla
         raise InvalidArgument(f"{path} cannot be found: {said}", field=field) from None
     if within is not None and not any(real.is_relative_to(folder.resolve()) for folder in within):
         raise outside
-    return Place(PurePosixPath(str(real)), is_folder)
+    return Place(PurePosixPath(str(real)), is_folder, is_gone)
 
 
 def identity_of(path: Path) -> tuple[int, int] | None:

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from cld.ingest.files import Seen
+from cld.ingest.linked import Linked
 from cld.ingest.messages import Converted
 from cld.store import Stored
 from cld.uri import URI, make_uri
@@ -16,7 +17,7 @@ TEXT = "common.Text"
 FOLDER = "inode/directory"
 """The media type of a folder, in the names of freedesktop.org's shared MIME database."""
 
-FORMAT = 1
+FORMAT = 2
 """Of the records below; another number has all documents made again."""
 
 _SLUG = re.compile(r"[^a-z0-9]+")
@@ -34,13 +35,15 @@ class Part(msgspec.Struct, frozen=True, omit_defaults=True):
 class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     """The content of a file's document. `source` is its path within the folder that is the parent's `source`.
 
-    `text` is what the file says of itself for machines; `parts` are its passages by id. The converted text
-    of a text file is the file as Python's text mode reads it, so there `start` and `end` are offsets into it.
+    `path` is where the file lies now, if elsewhere. `text` is what the file says of itself, `linked_data` what it
+    says for the graph alone, `notes` what of that is left out; `parts` are its passages by id. The converted
+    text of a text file is the file as Python's text mode reads it, so there `start` and `end` are offsets into it.
     """
 
     title: str = ""
     text: str = ""
     source: str = ""
+    path: str = ""
     media_type: str = ""
     abstract: str = ""
     digest: str = ""
@@ -49,6 +52,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     encoding: str = ""
     error: str = ""
     seen: Seen | None = None
+    linked_data: tuple[Linked, ...] = ()
+    notes: tuple[str, ...] = ()
     parts: dict[str, Part] = {}
 
 
@@ -76,6 +81,8 @@ def made_from(converted: Converted, record: Record) -> Record:
         record,
         title=converted.title,
         text=converted.head,
+        linked_data=converted.linked,
+        notes=converted.notes,
         abstract=converted.abstract,
         converter=converted.converter,
         encoding=converted.encoding,

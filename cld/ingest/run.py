@@ -11,7 +11,7 @@ from anyio.to_thread import run_sync
 from cld.config import IngestLimits
 from cld.errors import Unsupported
 from cld.guard import GuardedStore
-from cld.ingest.folder import bring_folder
+from cld.ingest.folder import bring_folder, bring_gone
 from cld.ingest.job import Job, Tally
 from cld.ingest.places import identity_of, place_of
 from cld.ingest.pool import open_pool
@@ -42,18 +42,18 @@ async def ingest(
 
     A folder's files become documents below the folder's document; a path within a folder that is known
     already belongs to that one, any other single file to the folder it lies in. What is in the tree
-    and no longer in the part of the folder that `paths` names is deleted.
+    and no longer in the part of the folder that `paths` names is deleted, also where the path itself is gone.
 
     `exclude` are patterns as in `.gitignore`; `avoid` are folders never to be looked into, such as the tree itself.
     With `within`, each path must lie in one of those folders. `check` also looks whether all passages of files
     that did not change are still there; `retry` tries again what could not be converted before. No file is
     begun after `until` (of `time.monotonic`): the report says how many remain.
 
-    A bad file is in the report's `failed`; what policy forbids, too. Nothing is undone when it is cancelled:
-    a document is complete or will be done again.
+    A bad file is in the report's `failed`; a path that is not there and not known, and what policy forbids, too.
+    Nothing is undone when it is cancelled: a document is complete or will be done again.
 
     Raises:
-        InvalidArgument: a path does not exist or may not be taken.
+        InvalidArgument: a path may not be taken.
         AccessDenied: the folder's document may not be written.
         ApprovalRequired: something may be written or deleted only once a person agrees; then run again.
         StoreError: the storage failed.
@@ -67,7 +67,7 @@ async def ingest(
         large = CapacityLimiter(1)
         job = Job(store, below, limits, exclude, identities, check, retry, until, pool, tally, large)
         for place in places:
-            await bring_folder(job, place)
+            await (bring_gone(job, place) if place.is_gone else bring_folder(job, place))
     return tally.report()
 
 

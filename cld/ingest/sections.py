@@ -74,7 +74,12 @@ def front_matter(text: str) -> tuple[str, str]:
     if found is None:
         return "", ""
     title = _FRONT_TITLE.search(found[2] or "")
-    return found[0], "" if title is None else plain_title(title[1].strip("\"'"))
+    return found[0], "" if title is None else plain_title(_unquoted(title[1]))
+
+
+def _unquoted(text: str) -> str:
+    """Without the quotes around all of it."""
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
 
 
 def plain_title(text: str) -> str:
