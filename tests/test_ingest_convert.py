@@ -14,7 +14,7 @@ from cld.config import IngestLimits
 from cld.index.linked import extract
 from cld.ingest.convert import ConversionFailed, convert
 from cld.ingest.kinds import Form, by_content, by_name
-from cld.ingest.linked import MOST_CHARACTERS, Linked
+from cld.ingest.linked import MOST_CHARACTERS, Linked, linked_of_page
 from cld.ingest.messages import Converted, Order
 from cld.resource import Resource
 
@@ -342,11 +342,17 @@ def test_texts_without_any_structure_take_time_in_proportion(word: str) -> None:
     converted("markdown", word * (size // len(word)), passages=1_000_000)
 
 
-@pytest.mark.parametrize("start", ["<title ", "<head ", "<!--", "<", "<p a=", "&amp", "<script ", "<script>"])
+@pytest.mark.parametrize("start", ["<title ", "<head ", "<!--", "<", "<p a=", "&amp"])
 @pytest.mark.timeout(30)
 def test_pages_of_nothing_but_beginnings_take_time_in_proportion(start: str) -> None:
     with contextlib.suppress(ConversionFailed):
         converted("html", start * (3_000_000 // len(start)), passages=1_000_000)
+
+
+@pytest.mark.parametrize("start", ["<script ", "<script>", '<script type="application/ld+json">', "<b itemscope>"])
+@pytest.mark.timeout(30)
+def test_looking_for_linked_data_takes_time_in_proportion(start: str) -> None:
+    linked_of_page(start * (1_000_000 // len(start)))
 
 
 @pytest.mark.timeout(30)
