@@ -108,6 +108,12 @@ async def judge(
         by, _, reason = failed.reasons[-1].partition(": ")
         told = "; ".join(part for part in (lacking, f"no judgement can be used: {reason or by}") if part)
         return Verdict(Judgement(False, told, by), usage=asked.spent)
+    except ModelFailed as failed:
+        if not lacking:
+            raise
+        # Nobody has to be asked to know that it is not enough, and why.
+        spent = plus(asked.spent, Usage(tokens=failed.tokens, money=failed.money))
+        return Verdict(Judgement(False, f"{lacking}; what would mend it was not told: {failed}", BY_RULE), usage=spent)
     judgement = msgspec.structs.replace(verdict.judgement, by=by)
     return msgspec.structs.replace(verdict, judgement=judgement, usage=asked.spent)
 

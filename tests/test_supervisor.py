@@ -324,6 +324,11 @@ async def test_where_nothing_can_rest_on_anything_only_what_would_mend_it_is_ask
     verdict = await judged(model, BROKEN)
     assert not verdict.judgement.enough and len(model.asks) == 1 and verdict.output is None
     assert verdict.judgement.reason == "broken failed (the search timed out)"
+    verdict = await judged(answering(ModelFailed("nobody answers", tokens=3)), BROKEN)
+    assert not verdict.judgement.enough and verdict.usage.tokens == 3
+    assert "the search timed out" in verdict.judgement.reason and "nobody answers" in verdict.judgement.reason
+    with pytest.raises(ModelFailed):
+        await judged(answering(ModelFailed("nobody answers")), ONE)
     verdict = await judged(answering(says(False, steps=[step("again", after=["broken"])])), BROKEN)
     assert "the search timed out" in verdict.judgement.reason and "waits for broken" in verdict.judgement.reason
 

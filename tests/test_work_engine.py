@@ -476,9 +476,10 @@ def step(id: str, **more: Any) -> dict[str, Any]:
 class Refusing:
     """Plans a message to be worked as it is, refuses to, and plans it anew in one step that it does not refuse."""
 
-    def __init__(self, *calls: str, mends: bool = True) -> None:
+    def __init__(self, *calls: str, mends: bool = True, why: str = "a (x/a): refused: I will not") -> None:
         self.calls = list(calls)
         self.mends = mends
+        self.why = why
         self.plans: list[Ask] = []
 
     def __call__(self, ask: Ask) -> Completion:
@@ -492,7 +493,7 @@ class Refusing:
             return answer("done")
         if self.calls:
             return answer("", Wish("k", self.calls.pop(0), {}), tokens=7)
-        raise ModelFailed("every model refused", reasons=["a: I will not"])
+        raise ModelFailed("every model refused", reasons=[self.why])
 
 
 async def test_a_message_that_could_not_be_worked_as_it_is_is_planned_anew_with_the_reason(tmp_path: Path) -> None:
@@ -530,6 +531,14 @@ async def test_what_no_other_plan_may_mend_fails_with_its_own_reason(
         begun = await begin(place.engine, place.store, "Do it", **more)
         task = await wait(place.engine, begun.task, 10)
         assert task.error is not None and task.error.code == "model_failed" and len(model.plans) <= 1
+
+
+async def test_no_other_plan_is_asked_for_where_no_model_was_to_be_had(tmp_path: Path) -> None:
+    model = Refusing(why="a (x/a): budget: tokens: 7 are left, the question alone may be 16")
+    async with working(tmp_path, model) as place:
+        begun = await begin(place.engine, place.store, "Do it")
+        task = await wait(place.engine, begun.task, 10)
+        assert task.error is not None and task.error.code == "model_failed" and len(model.plans) == 1
 
 
 async def test_planning_anew_counts_among_the_corrections(tmp_path: Path) -> None:

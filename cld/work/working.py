@@ -7,6 +7,7 @@ error; only a lost lease and the end of the process leave it as it is.
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -73,6 +74,11 @@ ANSWER = "answer"
 """The id of the message below a root task that has its answer."""
 
 _MADE_AT_ONCE = 16
+
+_OUT_OF_REACH = re.compile(
+    r"[^:]+ \(.*?\): (?:settings|price|budget|resting|rate_limited|unreachable|error|timed_out|dropped): "
+)
+"""What the router says of a model that was not to be had, whatever is asked."""
 
 Tell = Callable[[Node, str], None]
 
@@ -317,9 +323,11 @@ class _Claimed:
         """The steps that are to mend what working the task as it is has not done; None where none can or may.
 
         None may where it was never to be planned, and where its calls cannot be made again without harm, or were
-        refused: another plan would only try them another way.
+        refused: another plan would only try them another way. And none can where no model could be reached or paid.
         """
         working, node, task = self._working, self._node, self._node.task
+        if failed.reasons and all(_OUT_OF_REACH.match(reason) for reason in failed.reasons):
+            return None
         if task.direct or not self._model.generates or len(task.judgements) >= self._world.settings.corrections:
             return None
         try:
