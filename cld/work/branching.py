@@ -101,8 +101,8 @@ async def _planned(store: GuardedStore, node: Node, asked: Task, before: Sequenc
     """
     if not asked.for_each and (asked.plan or asked.direct):
         return asked.plan or None
-    # What is done for each value stands in the oldest version: later ones have the steps for these values.
-    for version in reversed(before) if asked.for_each else before:
+    # The oldest: later ones are the steps that a list has made, or that were to mend what was lacking.
+    for version in reversed(before):
         with contextlib.suppress(InvalidResource):
             _, task = await _asked(store, node.uri, version)
             if task.plan or asked.for_each:
