@@ -386,6 +386,8 @@ class Metered:
         self._purse = purse
         self._key = key
         self._number = 0
+        self.spent = NOTHING
+        """What all requests so far cost, or may have cost where nobody knows."""
 
     @property
     def step(self) -> str:
@@ -423,18 +425,22 @@ class Metered:
             held = await hold(NOTHING, self._model.bound(ask))
             completion = await self._model.complete(ask, on_text, left=held, more=hold)
         except ModelFailed as failed:
-            await self._purse.settle(step, Usage(tokens=failed.tokens, money=failed.money))
+            await self._settle(step, Usage(tokens=failed.tokens, money=failed.money))
             raise
         except (BudgetExceeded, ConfigError, InvalidResource):
             # Before a try was made, or another one.
-            await self._purse.settle(step, spent)
+            await self._settle(step, spent)
             raise
         except BaseException:
             # Cancelled, or fails as nobody expected: what it cost is not known, and all of it counts as gone.
-            await self._purse.settle(step, gone)
+            await self._settle(step, gone)
             raise
-        await self._purse.settle(step, completion.usage)
+        await self._settle(step, completion.usage)
         return completion
+
+    async def _settle(self, step: str, spent: Usage) -> None:
+        self.spent = plus(self.spent, spent)
+        await self._purse.settle(step, spent)
 
 
 class _Place:

@@ -10,6 +10,7 @@ from cld.errors import InvalidTransition
 from cld.journal import Journal
 from cld.models import Ask, Completion
 from cld.resource import Draft, Meta
+from cld.store import ANY_VERSION
 from cld.tasks.instants import later
 from cld.types import Budget, Call, Step, Task, Wish
 from cld.uri import URI, make_uri, parse_uri
@@ -111,6 +112,18 @@ async def test_a_wait_for_a_clients_calls_has_an_end_too(tmp_path: Path) -> None
         )
         task = await wait(place.engine, begun.task, LONG)
         assert (task.waiting, task.until) == ("client", later(task.started_at, 1000))
+
+
+async def test_what_was_set_aside_for_calls_that_a_client_did_not_run_is_counted(tmp_path: Path) -> None:
+    camera = {"name": "camera", "description": "takes a picture", "inputSchema": {"type": "object"}}
+    async with working(tmp_path, lambda _: answer("", Wish("k", "camera", {}))) as place:
+        begun = await begin(place.engine, place.store, "Look", assistant="general", client_tools=[camera])
+        assert (await wait(place.engine, begun.task, LONG)).waiting == "client"
+        late = Draft(begun.task, {**await place.content(begun.task), "until": PAST})
+        await place.store.put(late, if_version=ANY_VERSION)
+        assert (await over(place, begun.task)).status == "failed"
+        [ledger] = (await place.all_of("plan.Ledger")).values()
+        assert not ledger.get("held") and ledger["spent"]["calls"] == 1
 
 
 async def test_how_many_tasks_there_may_be_is_said_of_the_whole_tree(tmp_path: Path) -> None:

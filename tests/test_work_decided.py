@@ -12,7 +12,7 @@ from cld.errors import ModelFailed
 from cld.models import Ask, Completion
 from cld.resource import Draft, Meta
 from cld.tools import Caller
-from cld.types import Annotations, Step, Task, Usage, Wish
+from cld.types import Annotations, Budget, Step, Task, Usage, Wish
 from cld.uri import URI, make_uri, parse_uri
 from cld.work.requests import begin as begin_work
 from cld.work.requests import cancel, decide, update, wait
@@ -224,3 +224,20 @@ async def test_what_a_cancelled_task_spent_is_in_its_usage(tmp_path: Path) -> No
         await cancel(place.engine, root, "enough")
         task = await task_of(place, root)
         assert (task.status, task.lease, task.usage) == ("cancelled", None, Usage(tokens=101, calls=1))
+
+
+async def test_what_an_answer_may_have_cost_that_was_cut_off_is_in_usage_as_in_the_ledger(tmp_path: Path) -> None:
+    asked = anyio.Event()
+
+    async def model(_: Ask) -> Completion:
+        asked.set()
+        await anyio.sleep_forever()
+        return answer("never")
+
+    async with working(tmp_path, model, bound=Usage(tokens=40)) as place:
+        root = await begin(place, "Do", assistant="general", budget=Budget(tokens=100))
+        with anyio.fail_after(LONG):
+            await asked.wait()
+        await cancel(place.engine, root, "enough")
+        [ledger] = (await place.all_of("plan.Ledger")).values()
+        assert ledger["spent"]["tokens"] == (await task_of(place, root)).usage.tokens == 40

@@ -252,7 +252,11 @@ class Engine:
     async def _stop_waiting(self, node: Node, failure: Failure) -> None:
         """End a task whose client has not come in time."""
         with contextlib.suppress(CldError):
-            await Journal(self.keeper, node.uri).close(failure.message)
+            journal, purse = Journal(self.keeper, node.uri), self._working.purse(node)
+            await journal.close(failure.message)
+            calls = {id: kept.call for id, kept in (await journal.calls()).items()}
+            await purse.take_over(node.task.fence + 1, await journal.turns(), calls)
+            await purse.flush()
         await self._stops.quietly(node, Fail(failure, timestamp()))
 
     async def _miss(self, node: Node, needed: URI, reason: str) -> None:

@@ -31,7 +31,7 @@ from cld.errors import (
 )
 from cld.guard import GuardedStore
 from cld.journal import Journal
-from cld.models import Ask, Completion, Message, More, OnText
+from cld.models import Ask, Message, OnText
 from cld.planner import Planned, plan
 from cld.policy import Context
 from cld.principal import Principal, parse_principal
@@ -240,23 +240,6 @@ class Working:
         return replace(task, assistant=str(member.uri))
 
 
-class _Counting(Metered):
-    """A model that says what it has cost, but for answers that were cut off: what these cost nobody knows."""
-
-    spent = NOTHING
-
-    async def complete(
-        self, ask: Ask, on_text: OnText | None = None, *, left: Usage | None = None, more: More | None = None
-    ) -> Completion:
-        try:
-            completion = await super().complete(ask, on_text, left=left, more=more)
-        except ModelFailed as failed:
-            self.spent = plus(self.spent, Usage(tokens=failed.tokens, money=failed.money))
-            raise
-        self.spent = plus(self.spent, completion.usage)
-        return completion
-
-
 class _Claimed:
     """One task while it is being worked."""
 
@@ -267,7 +250,7 @@ class _Claimed:
         self._fence = fence
         self._held: dict[str, Any] = {"holder": working.holder, "fence": fence}
         self._purse = working.purse(node)
-        self._model = _Counting(working.world.model, self._purse, str(fence))
+        self._model = Metered(working.world.model, self._purse, str(fence))
         self._counted = Usage()
         """What of the model's cost under this claim is in the task."""
 
