@@ -124,7 +124,9 @@ async def test_calls_that_cannot_be_made_are_told_to_the_model_and_written_down(
         # A tool that was not offered is caught by the router, before there is a call.
         assert "wipe_disk" in calls["a"]["message"] and "cannot be read" in calls["b"]["message"]
         assert calls["c"]["code"] == "invalid_argument" and calls["d"]["code"] == "invalid_uri"
-        told = [text for text in server.requests[-1].texts if "\nerror invalid_" in text]
+        told = [
+            text for text in server.requests[-1].texts if "\nerror invalid_" in text or "\nerror unknown_tool" in text
+        ]
         assert len(told) == 4
 
 

@@ -66,7 +66,7 @@ async def plan(arguments: Namespace, settings: Settings, terminal: Terminal) -> 
     given |= {name: value for name, value in flags.items() if value is not None}
     try:
         args = _read_arguments(given)
-        wanted = read_plan(args)
+        wanted = await read_plan(args)
     except (InvalidArgument, InvalidURI) as error:
         raise UsageError(f"{arguments.file} is no plan: {error}; docs/tasks.md says what one is") from error
     if arguments.wait is None:
