@@ -344,7 +344,9 @@ class StoreContract:
             seen = (await store.get(A)).resource.content["n"]
             assert seen in range(6)
             put = await store.put(Draft(A, {"n": 9}), by=ADA, if_version=ANY_VERSION)
-        assert await store.get(A) == put
+            assert put.resource.content == {"n": 9}
+            # One that was cancelled may have had the lock to wait for, and come after it.
+            assert (await store.get(A)).resource.content["n"] in (9, *range(1, 6))
 
     async def test_what_was_acknowledged_is_there_for_the_next_store(self, store: Store, place: Place) -> None:
         one = await create(store, A, n=1)

@@ -339,7 +339,7 @@ async def test_settings_reach_the_indexes(tmp_path: Path) -> None:
 async def test_after_a_change_of_the_model_the_old_index_answers_at_once_and_in_full(tmp_path: Path) -> None:
     here = Settings(root=str(tmp_path / "tree"), durability="none")
     # Nobody listens there.
-    away = msgspec.structs.replace(here, index=Index(model="ollama/none", api_base="http://127.0.0.1:9"))
+    away = msgspec.structs.replace(here, index=Index(model="openai/none", api_base="http://127.0.0.1:9"))
     async with Runtime.open(here) as runtime:
         mine = runtime.store(runtime.principal, Context())
         await mine.put(Draft(parse_uri(FERRY), {"text": "The ferry leaves at noon."}))

@@ -241,7 +241,7 @@ async def test_assistants_that_may_not_be_put_into_the_tree_are_not_listed(tmp_p
 
 @pytest.mark.anyio
 async def test_a_file_of_tools_is_added_changed_broken_mended_and_removed_in_a_running_server(tmp_path: Path) -> None:
-    async with hosted(tmp_path, environment=own(tmp_path)) as host:
+    async with hosted(tmp_path, "--tools", "core,registered", environment=own(tmp_path)) as host:
         assert "greet" not in await host.names()
         write(tmp_path / "tools", "greet.py", GREET)
         write(tmp_path / "tools", "risky.py", risky(tmp_path))
@@ -324,7 +324,7 @@ async def test_a_person_is_asked_about_each_call_that_a_tool_makes_itself(
         assert ['what: "one"' in told for told in asked] == [True, False, True]
         assert (await fail(host.client, "through", what=["one", "that", "two"]))["code"] == "access_denied"
         assert erased() == ["one", "two", "one", "one"] and len(asked) == 5
-    async with hosted(tmp_path, environment=own(tmp_path), mode=mode) as host:
+    async with hosted(tmp_path, "--tools", "all", environment=own(tmp_path), mode=mode) as host:
         await host.until_there("through")
         assert "approval_required" in await text_of(host, "through", what=["one"]), "nobody can be asked"
     assert len(erased()) == 4
