@@ -23,7 +23,7 @@ from cld.errors import BudgetExceeded, CldError, ConfigError, Conflict, InvalidR
 from cld.guard import GuardedStore
 from cld.models import Ask, Completion, Model, More, OnText
 from cld.resource import Draft, timestamp
-from cld.tasks.budget import NOTHING, beyond, costs, hold, in_reach, left, plus, settle, sink, tightest
+from cld.tasks.budget import NOTHING, beyond, costs, hold, in_reach, left, less, plus, settle, sink, tightest
 from cld.tasks.instants import is_over
 from cld.types import Budget, Call, Lease, Ledger, Turn, Usage
 from cld.uri import URI, make_uri, parse_uri
@@ -484,8 +484,8 @@ def _at_most(next: Usage, left: Usage | None, spent: Usage) -> Usage:
     """What of `next` is within `left`, after what was spent of it."""
     if left is None:
         return next
-    tokens, money = max(0, left.tokens - spent.tokens), max(0.0, left.money - spent.money)
-    return replace(next, tokens=min(next.tokens, tokens), money=min(next.money, money))
+    rest = less(left, spent)
+    return replace(next, tokens=min(next.tokens, rest.tokens), money=min(next.money, rest.money))
 
 
 async def _is_worked(store: GuardedStore, key: str) -> bool:

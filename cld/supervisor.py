@@ -22,7 +22,7 @@ from cld.models.offline_joining import Piece, joined_text, joined_value
 from cld.models.offline_rules import can_be_checked, misfit
 from cld.models.step_schema import STEP, step_definition, steps_of
 from cld.resource import Meta
-from cld.tasks.budget import plus
+from cld.tasks.budget import less, plus
 from cld.tasks.order import PlanLimits, check_plan, dependencies
 from cld.types import Judgement, Source, Step, Task, Usage
 
@@ -387,8 +387,7 @@ class _Within:
         self, ask: Ask, on_text: OnText | None = None, *, left: Usage | None = None, more: More | None = None
     ) -> Completion:
         if self._left is not None:
-            tokens, money = self._left.tokens - self.spent.tokens, self._left.money - self.spent.money
-            left = msgspec.structs.replace(self._left, tokens=max(0, tokens), money=max(0.0, money))
+            left = less(self._left, self.spent)
         completion = await self._model.complete(ask, on_text, left=left, more=more)
         self.spent = plus(self.spent, completion.usage)
         return completion

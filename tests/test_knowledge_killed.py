@@ -50,9 +50,10 @@ class Keepers:
                 await self.changed.wait()
         for held in [held for held, holder in self.holds.items() if holder is process]:
             del self.holds[held]
+        # What it said last may be read only after this.
+        self._processes.remove(process)
         process.send_signal(signal.SIGKILL)
         await process.wait()
-        self._processes.remove(process)
         await self.start()
 
     async def aclose(self) -> None:
@@ -63,9 +64,10 @@ class Keepers:
 
     async def _listen(self, process: Process) -> None:
         assert process.stdout is not None
-        while line := await process.stdout.readline():
+        # Whoever is killed leaves the last line unfinished.
+        while (line := await process.stdout.readline()).endswith(b"\n"):
             _, kind = line.decode().split()
-            if process.returncode is None:
+            if process in self._processes:
                 self.holds[kind] = process
                 self.changed.set()
 

@@ -12,7 +12,7 @@ import anyio
 import pytest
 from crash_world import OVER, Processes, processes
 from tool_world import is_running
-from work_world import FunctionTools, Place, answer, is_judging, judged, needs_approval, working
+from work_world import FunctionTools, Place, answer, hanging, is_judging, judged, needs_approval, working
 
 from cld.errors import CldError
 from cld.models import Ask, Completion
@@ -194,13 +194,7 @@ async def test_an_answer_or_a_result_that_comes_while_it_is_cancelled_changes_no
 
 async def test_what_is_being_planned_or_made_or_judged_is_stopped_too(tmp_path: Path) -> None:
     reached = anyio.Event()
-
-    async def model(ask: Ask) -> Completion:
-        reached.set()
-        await anyio.sleep_forever()
-        return answer("never")
-
-    async with working(tmp_path, model) as place:
+    async with working(tmp_path, hanging(reached)) as place:
         begun = await begin(place.engine, place.store, "Plan this and judge it")
         with anyio.fail_after(LONG):
             await reached.wait()

@@ -6,7 +6,18 @@ from typing import Any
 
 import anyio
 import pytest
-from work_world import FunctionTools, Place, answer, brought, is_judging, is_planning, judged, needs_approval, working
+from work_world import (
+    FunctionTools,
+    Place,
+    answer,
+    brought,
+    hanging,
+    is_judging,
+    is_planning,
+    judged,
+    needs_approval,
+    working,
+)
 
 from cld.errors import ModelFailed
 from cld.models import Ask, Completion
@@ -228,13 +239,7 @@ async def test_what_a_cancelled_task_spent_is_in_its_usage(tmp_path: Path) -> No
 
 async def test_what_an_answer_may_have_cost_that_was_cut_off_is_in_usage_as_in_the_ledger(tmp_path: Path) -> None:
     asked = anyio.Event()
-
-    async def model(_: Ask) -> Completion:
-        asked.set()
-        await anyio.sleep_forever()
-        return answer("never")
-
-    async with working(tmp_path, model, bound=Usage(tokens=40)) as place:
+    async with working(tmp_path, hanging(asked), bound=Usage(tokens=40)) as place:
         root = await begin(place, "Do", assistant="general", budget=Budget(tokens=100))
         with anyio.fail_after(LONG):
             await asked.wait()

@@ -221,7 +221,7 @@ async def test_a_question_three_levels_down_is_answered_from_the_other_host(
         await call(other, "resource_put", uri=target, content={"text": "old"})
         deep = [{"id": "a", "purpose": "A", "steps": [{"id": "b", "purpose": "B", "steps": [{"purpose": "Write"}]}]}]
         begun = await call(one, "plan", tasks=deep, wait_seconds=60)
-        assert "waiting" in begun, begun
+        assert "waiting" in begun, await call(one, "task_get", uri=begun["task"], depth=5)
         [waiting] = begun["waiting"]
         [asked] = (await call(other, "task_get", uri=waiting))["approvals"]
         assert asked["tool"] == "resource_put" and target in asked["reason"] and asked["arguments"] == put
@@ -247,22 +247,35 @@ async def test_a_question_three_levels_down_is_answered_from_the_other_host(
             assert "user:local did not agree: as I like" in made["error"]["message"]
 
 
+KEPT = "cld:common.Text.kept"
+
+
+def asking_to_write(model: OpenAI) -> dict[str, Any]:
+    """Have the model write `KEPT`; data of a policy by which a person has to agree to that."""
+    model.otherwise = scripted([Call("resource_put", json.dumps({"uri": KEPT, "content": {"text": "x"}}), "k")])
+    return data_with(approvals={"targets": {KEPT: {"actions": ["write"], "reason": "it is kept"}}})
+
+
+class Person:
+    """Somebody who does the same with all that they are asked."""
+
+    def __init__(self, action: Any) -> None:
+        self.questions: list[str] = []
+        self._action = action
+
+    async def __call__(self, context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
+        self.questions.append(params.message)
+        return ElicitResult(action=self._action, content={} if self._action == "accept" else None)
+
+
 async def test_a_host_that_can_ask_its_user_is_asked_while_it_waits(tmp_path: Path, model: OpenAI) -> None:
-    target = "cld:common.Text.kept"
-    model.otherwise = scripted([Call("resource_put", json.dumps({"uri": target, "content": {"text": "x"}}), "k")])
-    data = data_with(approvals={"targets": {target: {"actions": ["write"], "reason": "it is kept"}}})
-    questions: list[str] = []
-
-    async def person(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
-        questions.append(params.message)
-        return ElicitResult(action="accept", content={})
-
+    data, person = asking_to_write(model), Person("accept")
     async with hosted(tmp_path, model, data=data, elicitation_callback=person) as host:
         done = await call(host, "plan", tasks=[{"id": "a", "purpose": "Write it"}], wait_seconds=60)
         assert done["status"] == "completed", done
-        [question] = questions
-        assert "resource_put" in question and "it is kept" in question and target in question
-        assert (await call(host, "resource_get", uri=target))["content"] == {"text": "x"}
+        [question] = person.questions
+        assert "resource_put" in question and "it is kept" in question and KEPT in question
+        assert (await call(host, "resource_get", uri=KEPT))["content"] == {"text": "x"}
 
 
 @pytest.mark.parametrize(
@@ -271,25 +284,17 @@ async def test_a_host_that_can_ask_its_user_is_asked_while_it_waits(tmp_path: Pa
 async def test_who_looks_at_a_task_and_waits_is_asked_in_either_era(
     tmp_path: Path, model: OpenAI, mode: str, action: Any
 ) -> None:
-    target = "cld:common.Text.kept"
-    model.otherwise = scripted([Call("resource_put", json.dumps({"uri": target, "content": {"text": "x"}}), "k")])
-    data = data_with(approvals={"targets": {target: {"actions": ["write"], "reason": "it is kept"}}})
-    questions: list[str] = []
-
-    async def person(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
-        questions.append(params.message)
-        return ElicitResult(action=action, content={} if action == "accept" else None)
-
+    data, person = asking_to_write(model), Person(action)
     async with hosted(tmp_path, model, data=data) as one:
         begun = await call(one, "plan", tasks=[{"id": "a", "purpose": "Write it"}], wait_seconds=60)
         assert begun["waiting"] == [f"{begun['task']}/plan.Task.a"]
         async with hosted(tmp_path, model, data=data, mode=mode, elicitation_callback=person) as host:
-            assert (await call(host, "task_get", uri=begun["task"]))["status"] == "supervising" and not questions
+            assert (await call(host, "task_get", uri=begun["task"]))["status"] == "supervising" and not person.questions
             found = await call(host, "task_get", uri=begun["task"], wait_seconds=60)
-        [question] = questions
-        assert "resource_put" in question and "it is kept" in question and target in question
+        [question] = person.questions
+        assert "resource_put" in question and "it is kept" in question and KEPT in question
         assert found["status"] == ("supervising" if action == "cancel" else "completed"), found
-        assert (tmp_path / "resources" / f"{target}.json").exists() == (action == "accept")
+        assert (tmp_path / "resources" / f"{KEPT}.json").exists() == (action == "accept")
 
 
 async def test_two_hosts_work_in_one_conversation_at_once(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import anyio
 import msgspec
 
 from cld.config import Settings, Work
@@ -120,6 +121,17 @@ def judged(
     if "steps" in properties:
         value["steps"] = list(steps)
     return Completion("", value=value, model="function")
+
+
+def hanging(asked: anyio.Event) -> Answers:
+    """A model that says when it was asked, and never answers."""
+
+    async def model(_: Ask) -> Completion:
+        asked.set()
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    return model
 
 
 def text_of(ask: Ask) -> str:

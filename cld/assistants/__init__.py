@@ -6,6 +6,6 @@ when its answer is one, `calls` what becomes of each call it asks for.
 """
 
 from cld.assistants.dialogue import work
-from cld.assistants.job import CallsTools, Done, Job, Parked, delta
+from cld.assistants.job import CallsTools, Done, Job, Parked
 
-__all__ = ["CallsTools", "Done", "Job", "Parked", "delta", "work"]
+__all__ = ["CallsTools", "Done", "Job", "Parked", "work"]

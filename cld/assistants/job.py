@@ -70,13 +70,3 @@ class Parked(Exception):
         self.waiting: Waiting = waiting
         self.until = until
         self.usage = usage
-
-
-def delta(whole: Usage, before: Usage) -> Usage:
-    """What came to `before` to make it `whole`; never negative."""
-    return Usage(
-        tokens=max(0, whole.tokens - before.tokens),
-        money=max(0.0, whole.money - before.money),
-        calls=max(0, whole.calls - before.calls),
-        requests=max(0, whole.requests - before.requests),
-    )

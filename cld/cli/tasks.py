@@ -17,15 +17,15 @@ from cld.config import Settings
 from cld.errors import InvalidArgument, InvalidResource, ResourceNotFound
 from cld.guard import GuardedStore
 from cld.resource import timestamp
-from cld.store import MAX_LIMIT
 from cld.types import Task
-from cld.uri import MAX_DEPTH, ROOT, URI, id_of, parent_of, type_of
+from cld.uri import MAX_DEPTH, URI, id_of, parent_of, type_of
 from cld.work.branching import Difference, difference
 from cld.work.claims import blocked, ready
 from cld.work.requests import cancel as stop
 from cld.work.requests import decide
 from cld.work.showing import cost, drawn, shown
 from cld.work.tree import TASK, Forest, Node
+from cld.work.unfinished import outermost
 
 _OVER = ("completed", "failed", "cancelled")
 _NOT_HELD_UP = ("over", "lease", "subtasks")
@@ -206,14 +206,9 @@ async def _list(reader: GuardedStore, arguments: Namespace, terminal: Terminal) 
 
 async def _open_roots(reader: GuardedStore) -> AsyncGenerator[URI]:
     """The outermost tasks that are not over."""
-    cursor: str | None = None
-    while True:
-        page = await reader.list(ROOT, type=TASK, depth=MAX_DEPTH, cursor=cursor, limit=MAX_LIMIT)
-        for uri in page.uris:
-            if type_of(parent_of(uri)) != TASK and not await _is_over(reader, uri):
-                yield uri
-        if (cursor := page.cursor) is None:
-            return
+    async for uri in outermost(reader):
+        if not await _is_over(reader, uri):
+            yield uri
 
 
 async def _is_over(reader: GuardedStore, uri: URI) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 import msgspec
 from anyio import Path
+from msgspec import UNSET
 
 from cld.cli.arguments import WAIT_SECONDS
 from cld.cli.exits import APPROVAL, ERROR, OK, OPEN, UsageError
@@ -26,8 +27,10 @@ from cld.guard import GuardedStore
 from cld.runtime import Runtime
 from cld.server.application import bring_own_tools
 from cld.server.arguments import parser
+from cld.server.own_tools import NOT_FOR_TASKS
 from cld.server.work_calls import read_plan
 from cld.server.work_tools import Plan
+from cld.tools.brought import check_brought
 from cld.types import Task
 from cld.uri import URI
 from cld.work.branching import branch as do_again
@@ -66,7 +69,9 @@ async def plan(arguments: Namespace, settings: Settings, terminal: Terminal) -> 
     given |= {name: value for name, value in flags.items() if value is not None}
     try:
         args = _read_arguments(given)
-        wanted = await read_plan(args)
+        wanted = read_plan(args)
+        if args.tools is not UNSET:
+            await check_brought(args.tools, NOT_FOR_TASKS)
     except (InvalidArgument, InvalidURI) as error:
         raise UsageError(f"{arguments.file} is no plan: {error}; docs/tasks.md says what one is") from error
     if arguments.wait is None:

@@ -2,8 +2,7 @@
 
 This module holds the words; `cld.models.router` tries a chain of models one after another, `cld.models.litellm`
 speaks to their providers, `cld.models.offline` answers without any, and `cld.models.fallback` is the one where the
-other cannot. Nothing here knows resources or tools: tools
-are descriptions, and a wish to call one is handed back.
+other cannot. Nothing here knows resources or tools: tools are descriptions, and a wish to call one is handed back.
 """
 
 from collections.abc import Awaitable, Callable, Mapping

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from cld.errors import BudgetExceeded, InvalidArgument, ModelFailed
 from cld.models import Ask, Completion, Message, Model
-from cld.tasks.budget import plus
+from cld.tasks.budget import less, plus
 from cld.types import Usage
 
 MOST_TRIES = 3
@@ -47,7 +47,7 @@ async def ask_until(
     spent, reasons, name = Usage(), list[str](), ""
     for number in range(MOST_TRIES):
         try:
-            completion = await model.complete(ask, left=None if left is None else _rest(left, spent))
+            completion = await model.complete(ask, left=None if left is None else less(left, spent))
         except BudgetExceeded as over:
             if not number:
                 raise
@@ -80,7 +80,3 @@ def _value(completion: Completion) -> Any:
         return msgspec.json.decode(completion.text)
     except msgspec.DecodeError as error:
         raise InvalidArgument(f"it is no JSON ({error})", field="") from None
-
-
-def _rest(left: Usage, spent: Usage) -> Usage:
-    return replace(left, tokens=max(0, left.tokens - spent.tokens), money=max(0.0, left.money - spent.money))

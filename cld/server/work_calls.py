@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from typing import Any, cast
 
 import msgspec
@@ -30,9 +30,11 @@ MOST_TAIL = 200
 async def plan(call: Call, args: Plan) -> Reply:
     if (args.tasks is UNSET) == (not args.message):
         raise InvalidArgument("give message, or tasks (a plan of your own); not both", field="message")
+    wanted = read_plan(args)
     engine = await call.runtime.work(call.principal)
-    offered = engine.world.calling.offered(Caller(call.principal, host=call.context.host))
-    wanted = await read_plan(args, [tool.name for tool in offered])
+    if wanted["client_tools"] and args.tools is not UNSET:
+        offered = engine.world.calling.offered(Caller(call.principal, host=call.context.host))
+        await check_brought(args.tools, NOT_FOR_TASKS.union(tool.name for tool in offered))
     begun = await begin(engine, call.store, **wanted)
     return await answered(call, engine, begun, args.wait_seconds)
 
@@ -115,16 +117,13 @@ async def approve(call: Call, args: Approve) -> Reply:
     return Reply(data, f"{args.decision}: {approval.tool}, by {approval.decided_by}")
 
 
-async def read_plan(args: Plan, offered: Sequence[str] = ()) -> dict[str, Any]:
+def read_plan(args: Plan) -> dict[str, Any]:
     """What `begin` is to be called with; tools that are given are all there are, none too.
 
-    `offered` are the names that tools of the client's own cannot have.
-
     Raises:
-        InvalidArgument: naming the step, field or tool that does not fit.
+        InvalidArgument: naming the step or field that does not fit.
     """
     tools: list[str | dict[str, Any]] = [] if args.tools is UNSET else args.tools
-    await check_brought(tools, NOT_FOR_TASKS.union(offered))
     return {
         "message": args.message,
         "steps": () if args.tasks is UNSET else read_steps(args.tasks),

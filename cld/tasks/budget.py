@@ -36,6 +36,16 @@ def plus(a: Usage, b: Usage) -> Usage:
     )
 
 
+def less(whole: Usage, gone: Usage) -> Usage:
+    """What is left of `whole` without `gone`; never negative."""
+    return Usage(
+        tokens=max(0, whole.tokens - gone.tokens),
+        money=max(0.0, whole.money - gone.money),
+        calls=max(0, whole.calls - gone.calls),
+        requests=max(0, whole.requests - gone.requests),
+    )
+
+
 def total(parts: Iterable[Usage]) -> Usage:
     """The sum of all `parts`."""
     whole = Usage()

@@ -42,12 +42,13 @@ from cld.tasks.states import (
 )
 from cld.tools.process import to_the_end
 from cld.types import Elected, Failure, Task
-from cld.uri import MAX_DEPTH, ROOT, URI, is_within, make_uri, parent_of, type_of
+from cld.uri import URI, is_within, make_uri, parent_of, type_of
 from cld.work.claims import blocked, client_until, too_late
 from cld.work.due import Due
 from cld.work.electing import ASSISTANT, CLIENT, Assistants
 from cld.work.stopping import Stops
 from cld.work.tree import TASK, Forest, Node, root_of
+from cld.work.unfinished import outermost
 from cld.work.working import Working
 from cld.work.world import World
 
@@ -138,15 +139,7 @@ class Engine:
 
     async def resume(self) -> int:
         """Take up all that was left undone in the tree; how many trees of tasks that is."""
-        resumed = 0
-        cursor: str | None = None
-        while True:
-            page = await self.keeper.list(ROOT, type=TASK, depth=MAX_DEPTH, cursor=cursor, limit=MAX_LIMIT)
-            for uri in page.uris:
-                if type_of(parent_of(uri)) != TASK and await self._take_up(uri):
-                    resumed += 1
-            if (cursor := page.cursor) is None:
-                return resumed
+        return sum([await self._take_up(uri) async for uri in outermost(self.keeper)])
 
     def is_running(self, uri: URI) -> bool:
         """Whether this process is working the task right now, or will as soon as it can."""

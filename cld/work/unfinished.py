@@ -1,12 +1,14 @@
-"""Whether there is work that somebody left undone; looked at by servers that have not been asked to work yet.
+"""The trees of tasks that there are, and whether somebody left work undone in one; servers look at once they start.
 
 Loads nothing of the engine, so that a server without anything to do stays as small as it started.
 """
 
+from collections.abc import AsyncGenerator
+
 from cld.errors import InvalidResource, ResourceNotFound
 from cld.guard import GuardedStore
 from cld.store import MAX_LIMIT
-from cld.uri import MAX_DEPTH, ROOT, parent_of, type_of
+from cld.uri import MAX_DEPTH, ROOT, URI, parent_of, type_of
 
 TASK = "plan.Task"
 _OVER = ("completed", "failed", "cancelled")
@@ -17,19 +19,25 @@ async def is_unfinished(store: GuardedStore) -> bool:
 
     Looks at the outermost tasks only: when they are over so is everything below them.
     """
+    async for uri in outermost(store):
+        try:
+            resource = (await store.get(uri)).resource
+        except (ResourceNotFound, InvalidResource):
+            continue
+        # What was cancelled and has a lease is still to be stopped.
+        over = resource.content.get("status") in _OVER and not resource.content.get("lease")
+        if resource.created_by in ("", store.guard.principal.id) and not over:
+            return True
+    return False
+
+
+async def outermost(store: GuardedStore) -> AsyncGenerator[URI]:
+    """The tasks that are part of no other, as far as `store` may list them."""
     cursor: str | None = None
     while True:
         page = await store.list(ROOT, type=TASK, depth=MAX_DEPTH, cursor=cursor, limit=MAX_LIMIT)
         for uri in page.uris:
-            if type_of(parent_of(uri)) == TASK:
-                continue
-            try:
-                resource = (await store.get(uri)).resource
-            except (ResourceNotFound, InvalidResource):
-                continue
-            # What was cancelled and has a lease is still to be stopped.
-            over = resource.content.get("status") in _OVER and not resource.content.get("lease")
-            if resource.created_by in ("", store.guard.principal.id) and not over:
-                return True
+            if type_of(parent_of(uri)) != TASK:
+                yield uri
         if (cursor := page.cursor) is None:
-            return False
+            return

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from cld.assistants import Job, Parked, delta, work
+from cld.assistants import Job, Parked, work
 from cld.config import Work
 from cld.errors import (
     AccessDenied,
@@ -39,7 +39,7 @@ from cld.purse import Ledgers, Metered, Purse
 from cld.resource import Draft, Meta, timestamp
 from cld.store import ANY_VERSION
 from cld.supervisor import Part, judge
-from cld.tasks.budget import plus, time_left, total
+from cld.tasks.budget import less, plus, time_left, total
 from cld.tasks.conditions import evaluate_list, evaluate_when, is_question, question
 from cld.tasks.inputs import collect, expand, resolve
 from cld.tasks.order import PlanLimits, check_plan, dependencies
@@ -365,12 +365,12 @@ class _Claimed:
 
     def _uncounted(self) -> Usage:
         """What of the model's cost under this claim is not in the task yet."""
-        return delta(self._model.spent, self._counted)
+        return less(self._model.spent, self._counted)
 
     def _since_decided(self, dialogue: Usage) -> Usage:
         """What of the cost of the whole dialogue with its calls is not in the task yet."""
         task = self._node.task
-        return delta(plus(task.decided or NOTHING, dialogue), task.usage)
+        return less(plus(task.decided or NOTHING, dialogue), task.usage)
 
     async def _write(self, event: Event) -> None:
         """Write down what has cost all that was uncounted; to the end, for it must not be counted once more."""
