@@ -217,7 +217,7 @@ async def test_a_question_three_levels_down_is_answered_from_the_other_host(
     put = {"uri": target, "content": {"text": "new"}, "if_version": "*"}
     model.otherwise = scripted([Call("resource_put", json.dumps(put), "k")])
     data = data_with(approvals={"targets": {target: {"actions": ["write"], "subjects": ["kind:assistant"]}}})
-    async with hosted(tmp_path, model, data=data) as one, hosted(tmp_path) as other:
+    async with hosted(tmp_path, model, data=data) as one, hosted(tmp_path, model) as other:
         await call(other, "resource_put", uri=target, content={"text": "old"})
         deep = [{"id": "a", "purpose": "A", "steps": [{"id": "b", "purpose": "B", "steps": [{"purpose": "Write"}]}]}]
         begun = await call(one, "plan", tasks=deep, wait_seconds=60)
