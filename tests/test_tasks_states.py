@@ -29,7 +29,7 @@ from cld.tasks.states import (
     apply,
     is_held,
 )
-from cld.types import Failure, Judgement, Step, Task, Usage
+from cld.types import Failure, Judgement, Pause, Step, Task, Usage
 
 T0 = "2026-11-21T11:00:00.000000Z"
 LATE = later(T0, 100)
@@ -193,6 +193,17 @@ def test_what_waits_for_time_is_claimed_when_it_has_come_and_other_waits_when_th
     assert apply(asked, Claim("b", 30, T0, over=True)).status == "running"
     with pytest.raises(InvalidTransition, match="until when"):
         apply(running(), Wait("a", 1, "time"))
+
+
+def test_a_task_pauses_while_a_person_is_asked_and_as_often_as_they_are() -> None:
+    asked = apply(running(), Wait("a", 1, "approval", now=T0))
+    assert asked.pauses == (Pause(T0),)
+    again = apply(asked, Claim("b", 30, LATE, over=True))
+    assert again.pauses == (Pause(T0, LATE),)
+    for over in (Cancel("enough", MUCH_LATER), Fail(Failure("odd", "odd"), MUCH_LATER), Wake(MUCH_LATER)):
+        ended = apply(apply(again, Wait("b", 2, "approval", now=LATE)), over)
+        assert ended.pauses == (Pause(T0, LATE), Pause(LATE, MUCH_LATER))
+    assert not apply(running(), Wait("a", 1, "client", now=T0)).pauses
 
 
 def test_a_plan_survives_its_holder_until_its_subtasks_are_there() -> None:

@@ -1,5 +1,6 @@
 """Which tasks of a tree can be worked now, and why the others cannot: one answer for engines and for who looks."""
 
+from cld.tasks.budget import time_left
 from cld.tasks.instants import Instant
 from cld.tasks.order import Blocked, dependencies
 from cld.tasks.order import blocked as blocked_beside
@@ -27,6 +28,21 @@ def ready(node: Node, now: Instant) -> list[Node]:
     """What can be claimed now of a task and all below it, first what is to be taken up first."""
     found = [one for one in node.in_order_below() if blocked(one, now) is None]
     return sorted(found, key=lambda one: -one.task.priority)
+
+
+def time_of(node: Node, now: Instant, enough: float = 0.0) -> float | None:
+    """The seconds left of the budget of a task, without the time in which it or one below it waited for a person.
+
+    None without bound. Where more than `enough` is left anyway, that time is not looked for.
+    """
+    budget, started_at = node.task.budget, node.task.started_at
+    left = time_left(budget, started_at, now)
+    if left is None or left > enough:
+        return left
+    pauses = [
+        pause for one in node.subtree() for pause in one.task.pauses if pause.until or one.task.status == "waiting"
+    ]
+    return time_left(budget, started_at, now, pauses)
 
 
 def _held_up(parent: Node) -> Blocked | None:

@@ -26,7 +26,6 @@ from cld.principal import Principal
 from cld.purse import Ledgers
 from cld.resource import timestamp
 from cld.store import MAX_LIMIT
-from cld.tasks.budget import time_left
 from cld.tasks.instants import later
 from cld.tasks.order import Blocked
 from cld.tasks.states import (
@@ -41,9 +40,9 @@ from cld.tasks.states import (
     is_held,
 )
 from cld.tools.process import to_the_end
-from cld.types import Elected, Failure, Task
+from cld.types import Elected, Failure
 from cld.uri import MAX_DEPTH, ROOT, URI, is_within, make_uri, parent_of, type_of
-from cld.work.claims import blocked
+from cld.work.claims import blocked, time_of
 from cld.work.due import Due
 from cld.work.electing import ASSISTANT, CLIENT, Assistants
 from cld.work.stopping import Stops
@@ -232,7 +231,7 @@ class Engine:
         if node.uri in self._queued or node.uri in self._running or node.uri in self._put_off:
             return
         now = timestamp()
-        if node.task.status == "supervising" and not is_held(node.task, now) and _has_had_its_time(node.task, now):
+        if node.task.status == "supervising" and not is_held(node.task, now) and _time_left(node, now) == 0:
             self._aside(self._stops.give_up(node))
             return
         match blocked(node, now):
@@ -447,6 +446,8 @@ class Engine:
         else:
             await self._look_at_approvals(node)
             self._consider(node)
+            if task.status == "supervising" and task.lease is None and (left := _time_left(node, timestamp())):
+                self._due.set(node.uri, later(timestamp(), left))  # it paused
 
     def _forget_what_is_over(self) -> None:
         for root in self.forest.forget_resting():
@@ -492,11 +493,11 @@ def _interrupt(running: "asyncio.Task[None]") -> None:
         running.cancel()
 
 
-def _has_had_its_time(task: Task, now: str) -> bool:
+def _time_left(node: Node, now: str) -> float | None:
     try:
-        return time_left(task.budget, task.started_at, now) == 0
+        return time_of(node, now)
     except ValueError:  # a person has edited the time
-        return False
+        return None
 
 
 async def _ended(tasks: "list[asyncio.Task[None]]") -> None:

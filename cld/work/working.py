@@ -35,7 +35,6 @@ from cld.purse import Ledgers, Metered, Purse
 from cld.resource import Draft, Meta, timestamp
 from cld.store import ANY_VERSION
 from cld.supervisor import Part, judge
-from cld.tasks.budget import time_left
 from cld.tasks.conditions import evaluate_list, evaluate_when, is_question, question
 from cld.tasks.inputs import collect, expand, resolve
 from cld.tasks.order import PlanLimits, check_plan, dependencies
@@ -44,6 +43,7 @@ from cld.tools import Caller
 from cld.tools.process import to_the_end
 from cld.types import Failure, Judgement, Source, Step, Task, Usage
 from cld.uri import URI, id_of, make_uri
+from cld.work.claims import time_of
 from cld.work.context import Contexts
 from cld.work.electing import Assistants, Member, names
 from cld.work.tree import Forest, Node, meta_of, task_of
@@ -96,16 +96,16 @@ class Working:
     async def _outcome(self, node: Node, fence: int) -> Sequence[Event]:
         """The events that end the claim."""
         held: dict[str, Any] = {"holder": self.holder, "fence": fence}
-        seconds = self.world.settings.time_limit
+        error = Failure("timed_out", "it was not done in time")
         try:
-            seconds = self._seconds(node)
+            seconds, error = self._bound(node)
             async with asyncio.timeout(seconds):
                 return await _Claimed(self, node, fence).work()
         except Parked as parked:
             usage = delta(parked.usage, node.task.usage)
-            return [Wait(waiting=parked.waiting, until=parked.until, usage=usage, **held)]
+            return [Wait(waiting=parked.waiting, until=parked.until, usage=usage, now=timestamp(), **held)]
         except TimeoutError:
-            error = Failure("timed_out", f"it was not done within {seconds:g} seconds; give it a longer time_limit")
+            pass
         except (LeaseLost, InvalidTransition):
             raise
         except CldError as failed:
@@ -156,13 +156,16 @@ class Working:
         except CldError as error:
             log.info("%s: %s", node.uri, error)
 
-    def _seconds(self, node: Node) -> float:
-        """How long it may be worked now."""
-        bounds = [node.task.time_limit or self.world.settings.time_limit]
+    def _bound(self, node: Node) -> tuple[float, Failure]:
+        """How many seconds it may be worked now, and what it is when they are over."""
+        seconds, now = node.task.time_limit or self.world.settings.time_limit, timestamp()
+        error = Failure("timed_out", f"it was not done within {seconds:g} seconds; give it a longer time_limit")
         for one in node.path():
-            bound = time_left(one.task.budget, one.task.started_at, timestamp())
-            bounds += [] if bound is None else [bound]
-        return min(bounds)
+            left = time_of(one, now, enough=seconds)
+            if left is not None and left < seconds:
+                seconds = left
+                error = Failure("budget_exceeded", f"the time is up that {one.uri} may take with all below it")
+        return seconds, error
 
     def purse(self, node: Node) -> Purse:
         """What the task may spend: its own budget and all above it."""
