@@ -90,6 +90,8 @@ class Engine:
         self._due = Due()
         self._put_off: set[URI] = set()
         """What could not be claimed though nobody had it, and is not tried again before it is due."""
+        self._asking: set[URI] = set()
+        """What waits for a person's answer, as far as is known here."""
         self._ready: list[tuple[int, int, URI]] = []
         self._queued: set[URI] = set()
         self._order = itertools.count()
@@ -169,7 +171,11 @@ class Engine:
         self._due.set(node.uri, self._due_of(node))
         self._put_off.discard(node.uri)
         self._interrupt_lost(node)
+        asked, asks = node.uri in self._asking, task.status == "waiting" and task.waiting == "approval"
+        (self._asking.add if asks else self._asking.discard)(node.uri)
         if node.is_over:
+            if asked and self._is_mine(node):
+                self._aside(Journal(self.keeper, node.uri).close(f"its task was {task.status}"))
             if node.parent is not None:
                 for dependent in node.parent.dependents.get(node.id, ()):
                     self._consider(dependent)
@@ -182,7 +188,7 @@ class Engine:
         elif task.status == "supervising":
             for child in node.children.values():
                 self._consider(child)
-        elif task.status == "waiting" and task.waiting == "approval":
+        elif asks:
             # The answer may have come before it was known that the task waits.
             self._aside(self._look_at_approvals(node))
         self._consider(node)
@@ -192,6 +198,7 @@ class Engine:
         """What follows from a task having been deleted, with all that was below it."""
         for one in node.subtree():
             self._due.set(one.uri, None)
+            self._asking.discard(one.uri)
             if (running := self._running.get(one.uri)) is not None:
                 _interrupt(running)
         if (parent := node.parent) is not None:
@@ -363,6 +370,7 @@ class Engine:
                 self.assistants.changed()
             case "plan.Approval":
                 if (node := self.forest.find(parent_of(uri))) is not None:
+                    self._put_off.discard(node.uri)
                     await self._look_at_approvals(node)
             case _:
                 node = self.forest.find(uri)
