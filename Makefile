@@ -57,7 +57,7 @@ LOCK = uv pip compile pyproject.toml --universal --python-version 3.11 --generat
 	--no-header --no-emit-index-url --no-emit-find-links --quiet
 
 lock:
-	$(LOCK) --extra knowledge --group install -o locks/run.lock
+	$(LOCK) --extra knowledge --extra models --group install -o locks/run.lock
 	$(LOCK) --all-extras --group dev -o locks/dev.lock
 
 clean:

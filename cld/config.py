@@ -186,12 +186,14 @@ class Tier(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Models(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The models that are asked: those of the `chain` one after another, for planning and judging `reasoning` first.
 
-    `cache` is how many answers are kept for the same question, in memory; 0 keeps none.
+    `cache` is how many answers are kept for the same question, in memory; 0 keeps none. With `fallback` the model
+    `offline` answers while none of them can be asked.
     """
 
     chain: tuple[Tier, ...] = ()
     reasoning: Tier | None = None
     cache: Annotated[int, msgspec.Meta(ge=0)] = 0
+    fallback: bool = True
 
     def __post_init__(self) -> None:
         names = [tier.name for tier in (*self.chain, *([self.reasoning] if self.reasoning else []))]

@@ -183,14 +183,24 @@ class LeaseLost(CldError):
 class ModelFailed(CldError):
     """No model gave an answer that can be used; `reasons` says why of each that was tried.
 
-    `tokens` and `money` are what the tries cost all the same.
+    `kinds` are those of docs/models.md, of each of the last tries, where models were asked. `tokens` and `money` are
+    what the tries cost all the same.
     """
 
     code = "model_failed"
 
-    def __init__(self, message: str, *, reasons: Sequence[str] = (), tokens: int = 0, money: float = 0.0) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        reasons: Sequence[str] = (),
+        kinds: Sequence[str] = (),
+        tokens: int = 0,
+        money: float = 0.0,
+    ) -> None:
         super().__init__(message)
         self.reasons = tuple(reasons)
+        self.kinds = tuple(kinds)
         self.tokens = tokens
         self.money = money
 

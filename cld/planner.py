@@ -9,11 +9,13 @@ from typing import Any
 
 import msgspec
 from anyio.to_thread import run_sync
+from msgspec.structs import replace
 
 from cld.config import Work
-from cld.errors import InvalidArgument
-from cld.models import Ask, Message, Model
+from cld.errors import InvalidArgument, ModelFailed
+from cld.models import Ask, Message, Model, NoModel
 from cld.models.asking import NeverFits, ask_until
+from cld.models.failures import NOT_USABLE
 from cld.models.material import Fence, cut
 from cld.models.offline_steps import split
 from cld.models.step_schema import STEP, step_definition, steps_of
@@ -28,6 +30,7 @@ MOST_CONTEXT = 40_000
 
 _MOST_ASSISTANTS = 100
 _MOST_ANSWER = 8192
+_MOST_FAILED = 2000
 _TELLING_DEPTH = 4  # a model is told no deeper, though what the host gives may be
 
 
@@ -57,14 +60,18 @@ async def plan(
     roster: Sequence[Roster],
     limits: Work,
     left: Usage | None = None,
+    *,
+    failed: str = "",
 ) -> Planned:
     """The steps of a task within `limits`, each of which can be carried out.
 
     A model that generates is asked; when none of its plans can be used the task is worked as it is, and the reason
-    says so: an answer without a plan is worth more than none. Without such a model the text is split by rule.
+    says so: an answer without a plan is worth more than none. Without such a model, or while it cannot be asked, the
+    text is split by rule.
+    `failed` says why working it as it is has failed; then one step is a plan too, for it may say otherwise how.
 
     Raises:
-        ModelFailed: no model answered.
+        ModelFailed: no model answered, and there is one.
         BudgetExceeded: `left` is not enough to ask.
     """
     bounds = PlanLimits(limits.depth, limits.width, limits.tasks)
@@ -80,10 +87,18 @@ async def plan(
         return steps, value["reason"]
 
     try:
-        (steps, reason), usage, by = await ask_until(model, _asked(meta, task, context, roster, bounds), read, left)
-    except NeverFits as failed:
-        return Planned((), f"worked as it is, for {failed}", failed.usage, failed.reasons[-1].partition(":")[0])
-    return Planned(() if _is_one(steps) else steps, reason, usage, by)
+        (steps, reason), usage, by = await ask_until(
+            model, _asked(meta, task, context, roster, bounds, failed), read, left
+        )
+    except NoModel as none:
+        return replace(_by_rule(meta, task, bounds), usage=Usage(tokens=none.tokens, money=none.money))
+    except ModelFailed as never:
+        # One that twice is not even of the schema is never shown to `read`.
+        if not isinstance(never, NeverFits) and set(never.kinds) - NOT_USABLE != {"schema"}:
+            raise
+        usage = Usage(tokens=never.tokens, money=never.money)
+        return Planned((), f"worked as it is, for {never}", usage, never.reasons[-1].partition(":")[0])
+    return Planned(() if _is_one(steps) and not failed else steps, reason, usage, by)
 
 
 def _by_rule(meta: Meta, task: Task, bounds: PlanLimits) -> Planned:
@@ -98,8 +113,12 @@ def _by_rule(meta: Meta, task: Task, bounds: PlanLimits) -> Planned:
 
 
 def _is_one(steps: Sequence[Step]) -> bool:
-    """Whether a plan says no more than the task itself."""
-    return len(steps) == 1 and not (steps[0].steps or steps[0].when or steps[0].for_each)
+    """Whether a plan says no more than the task itself: what a step names besides would be lost with it."""
+    if len(steps) != 1:
+        return False
+    (one,) = steps
+    said = one.steps or one.when or one.for_each or one.assistant or one.inputs or one.response_format
+    return not said and one.tools is None
 
 
 def _check_assistants(steps: Sequence[Step], known: set[str], field: str = "steps") -> None:
@@ -120,24 +139,34 @@ needs of another step's output it gets by `inputs` with `from`, never by being t
 of its own. `for_each` does a step once for each value of a list among its inputs, as `item`; `when` leaves it out.
 Name an assistant only from the list, and only where it plainly fits. At most {width} steps beside one another, \
 {depth} levels, {total} steps in all.
-The task says what is wanted: plan that. {material}"""
+The task says what is wanted: plan that. {again}{material}"""
+
+_AGAIN = """\
+It was worked in one go, and that failed; why is told. Plan it so that it can be done all the same, or answer \
+`direct: true` where no plan would mend that. """
 
 
-def _asked(meta: Meta, task: Task, context: str, roster: Sequence[Roster], bounds: PlanLimits) -> Ask:
+def _asked(meta: Meta, task: Task, context: str, roster: Sequence[Roster], bounds: PlanLimits, failed: str) -> Ask:
     """The request for a plan."""
     wanted = _wanted(meta, task)
     there = "\n".join(
         f"{one.uri} ({one.title}): {' '.join(one.description.split())}"[:1000] for one in roster[:_MOST_ASSISTANTS]
     )
     known = cut(context, MOST_CONTEXT)
-    fence = Fence([wanted, there, known])
+    why = cut(failed, _MOST_FAILED)
+    fence = Fence([wanted, there, known, why])
     rules = _RULES.format(
-        width=bounds.width, depth=min(bounds.depth, _TELLING_DEPTH), total=bounds.total, material=fence.rule
+        width=bounds.width,
+        depth=min(bounds.depth, _TELLING_DEPTH),
+        total=bounds.total,
+        again=_AGAIN if why else "",
+        material=fence.rule,
     )
     parts = [
         fence.around("the task", wanted),
         fence.around("the assistants there are", there) if there else "",
         fence.around("what is known", known) if known else "",
+        fence.around("why working it in one go failed", why) if why else "",
         "Now give the plan of the task.",
     ]
     return Ask(

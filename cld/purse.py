@@ -1,28 +1,32 @@
 """What tasks may spend: ledgers kept in the tree, below the tasks whose budgets they keep.
 
 A purse belongs to one task and draws on all ledgers from there up: something is set aside in each of them
-before it is spent, and settled afterwards. Changes of one ledger by this process that come together are
-written together, and what was settled may wait for them: until it is written, more counts as gone than is.
-Owns reading and writing of ledgers; the arithmetic is `cld.tasks.budget`. `Metered` is a model that spends
-from a purse, so that nobody who asks a model has to think of it.
+before it is spent, and settled afterwards. What is not there only because others hold it is waited for, first come,
+first served; who waits holds nothing that it could give back, so nobody waits for one who waits. Changes of one ledger
+by this process that come together are written together, and what was settled may wait for them: until it is written,
+more counts as gone than is. Owns reading and writing of ledgers; the arithmetic is `cld.tasks.budget`. `Metered` is a
+model that spends from a purse, so that nobody who asks a model has to think of it.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import msgspec
 from msgspec.structs import replace
 
-from cld.errors import BudgetExceeded, CldError, Conflict, InvalidResource, ModelFailed, ResourceNotFound
+from cld.errors import BudgetExceeded, CldError, ConfigError, Conflict, InvalidResource, ModelFailed, ResourceNotFound
 from cld.guard import GuardedStore
-from cld.models import Ask, Completion, Model, OnText
-from cld.resource import Draft
-from cld.tasks.budget import drop, hold, left, settle, tightest
-from cld.types import Budget, Call, Ledger, Turn, Usage
-from cld.uri import URI, make_uri
+from cld.models import Ask, Completion, Model, More, OnText
+from cld.resource import Draft, timestamp
+from cld.tasks.budget import NOTHING, beyond, costs, hold, in_reach, left, plus, settle, sink, tightest
+from cld.tasks.instants import is_over
+from cld.types import Budget, Call, Lease, Ledger, Turn, Usage
+from cld.uri import URI, make_uri, parse_uri
 
 LEDGER = "plan.Ledger"
 
@@ -31,6 +35,12 @@ MOST_TRIES = 50
 
 SETTLED_WITHIN = 0.05
 """Seconds after which what was settled is written, if nothing was held meanwhile that it is written with."""
+
+LOOKS_AGAIN = 0.5
+"""Seconds after which who waits looks again at what other processes have settled."""
+
+PATIENCE = 15.0
+"""Seconds that what is held for a task that nobody works is waited for."""
 
 Change = Callable[[Ledger], Ledger]
 
@@ -55,15 +65,38 @@ class _Book:
     version: str = ""
     ledger: Ledger | None = None
     waiting: list[_Waiting] = field(default_factory=list[_Waiting])
+    being_written: Sequence[_Waiting] = ()
     writing: "asyncio.Task[None] | None" = None
     soon: asyncio.TimerHandle | None = None
+    line: dict[int, asyncio.Event] = field(default_factory=dict[int, asyncio.Event])
+    """Who waits for others to give back what they hold, by when they came; each is told when that may have been."""
+    unworked: dict[str, float] = field(default_factory=dict[str, float])
+    """What is held for tasks that nobody works, and since when that is known."""
+    looked_at: float = -math.inf
+    given: int = 0
+    """How often somebody was told that something was given back."""
+
+    def tell(self) -> None:
+        """Something was given back, or somebody left the line."""
+        self.given += 1
+        for told in self.line.values():
+            told.set()
 
 
 class Ledgers:
-    """All ledgers that this process draws on."""
+    """All ledgers that this process draws on.
 
-    def __init__(self) -> None:
+    What is held for a task that nobody works is waited for `patience` seconds: its process died, and whoever takes it
+    over settles that.
+    """
+
+    def __init__(self, patience: float = PATIENCE, *, looks_again: float = LOOKS_AGAIN) -> None:
         self._books: dict[URI, _Book] = {}
+        self._patience = patience
+        self.looks_again = looks_again
+        self.numbers = itertools.count()
+        self.own: set[str] = set()
+        """The keys by which this process holds something that it will settle."""
 
     def __len__(self) -> int:
         """How many are known of."""
@@ -100,7 +133,7 @@ class Ledgers:
         return book.ledger
 
     async def change(self, book: _Book, change: Change) -> None:
-        """Apply `change`, together with others that wait.
+        """Apply `change`, together with others that wait to be written.
 
         Raises:
             BudgetExceeded: by `change` itself; the ledger stays as it is then.
@@ -111,9 +144,10 @@ class Ledgers:
         await asyncio.shield(waiting.done)
 
     def change_soon(self, book: _Book, change: Change) -> None:
-        """Apply `change` with the next one, or after `SETTLED_WITHIN`."""
+        """Apply `change`, which gives something back, with the next one, or after `SETTLED_WITHIN`."""
         loop = asyncio.get_running_loop()
         book.waiting.append(_Waiting(change, loop.create_future()))
+        book.tell()
         if book.writing is None and book.soon is None:
             book.soon = loop.call_later(SETTLED_WITHIN, self._begin, book)
 
@@ -140,14 +174,26 @@ class Ledgers:
             BudgetExceeded: as `known`.
         """
         ledger = await self.known(book)
-        for one in book.waiting:
+        for one in (*book.being_written, *book.waiting):
             with contextlib.suppress(CldError):
                 ledger = one.change(ledger)
         return ledger
 
+    async def lost(self, book: _Book) -> frozenset[str]:
+        """What is held for tasks that nobody has worked for so long that it is not waited for any more, by its keys."""
+        now = asyncio.get_running_loop().time()
+        held = (await self.expected(book)).held
+        others = [key for key, amount in held.items() if key not in self.own and (amount.tokens or amount.money)]
+        if now >= book.looked_at + self.looks_again:
+            book.looked_at = now
+            unworked = [key for key in others if not await _is_worked(book.store, key)]
+            book.unworked = {key: book.unworked.get(key, now) for key in unworked}
+        return frozenset(key for key, since in book.unworked.items() if key in others and now >= since + self._patience)
+
     async def _write(self, book: _Book) -> None:
         while book.waiting:
             together, book.waiting = book.waiting, []
+            book.being_written = together
             try:
                 await self._write_once(book, together)
             except Exception as error:  # a task boundary: whoever waits is told
@@ -156,6 +202,8 @@ class Ledgers:
                     if not one.done.done():
                         one.done.set_exception(error)
                         one.done.exception()  # it may have been given up meanwhile
+            finally:
+                book.being_written = ()
         book.writing = None
 
     async def _write_once(self, book: _Book, together: Sequence[_Waiting]) -> None:
@@ -203,22 +251,92 @@ class Purse:
         """What can be set aside now."""
         return tightest([left(await self._ledgers.expected(book)) for book in self._books])
 
-    async def hold(self, step: str, amount: Usage) -> None:
-        """Set `amount` aside for one step, in all ledgers or in none.
+    async def hold(self, step: str, amount: Usage, sunk: Usage = NOTHING, *, shorter: bool = False) -> Usage:
+        """Set `amount` aside for one step, in all ledgers or in none; how much it is.
+
+        It replaces what the step held; `sunk` is what of it was spent by then. With `shorter` it is less where less
+        is left. What is not there only because others hold it is waited for, and meanwhile the step holds what it
+        has sunk and nothing more.
 
         Raises:
-            BudgetExceeded: it is not there; nothing was set aside.
+            BudgetExceeded: it is not there, whatever others give back; the step holds what it has sunk at least.
         """
-        if not _costs(amount):
-            return
-        key = f"{self._key} {step}"
-        for number, book in enumerate(self._books):
+        if not costs(amount) or not self._books:
+            return amount
+        key, books, wanted = f"{self._key} {step}", self._books, amount
+        can_wait, has_let_go = bool(amount.tokens or amount.money), False
+        if can_wait:
+            self._ledgers.own.add(key)
+        place = _Place(next(self._ledgers.numbers), books)
+        try:
+            while True:
+                before = {book.uri: book.given for book in books}
+                if can_wait and (busy := place.behind):
+                    place.join(busy)
+                    seconds = None
+                elif (refused := await self._hold(key, wanted, sunk, books)) is None:
+                    return wanted
+                else:
+                    book, error = refused
+                    place.join([book])
+                    possible = await self._possible(key, amount, sunk, error, shorter=shorter)
+                    if possible != wanted:
+                        wanted = possible
+                        continue
+                    # Next time it is first: what it refuses need not be taken back from the others.
+                    books = [book, *(other for other in books if other is not book)]
+                    seconds = self._ledgers.looks_again
+                if not has_let_go:
+                    await self._let_go(key, sunk, self._books)
+                    has_let_go = True
+                await place.come(before, seconds)
+        finally:
+            place.leave()
+
+    async def _hold(
+        self, key: str, amount: Usage, sunk: Usage, books: Sequence[_Book]
+    ) -> tuple[_Book, BudgetExceeded] | None:
+        """Set aside in all ledgers or in none: which of them refused, and why."""
+        for number, book in enumerate(books):
             try:
-                await self._ledgers.change(book, lambda ledger: hold(ledger, key, amount))
+                await self._ledgers.change(book, partial(hold, key=key, amount=amount, sunk=sunk))
             except BudgetExceeded as error:
-                for before in self._books[:number]:
-                    await self._ledgers.change(before, lambda ledger: drop(ledger, key))
-                raise BudgetExceeded(str(error), what=error.what, uri=error.uri or book.uri) from None
+                await self._let_go(key, sunk, books[:number])
+                return book, BudgetExceeded(str(error), what=error.what, uri=error.uri or book.uri)
+        return None
+
+    async def _let_go(self, key: str, sunk: Usage, books: Sequence[_Book]) -> None:
+        """Hold no more than what is spent already."""
+        for book in books:
+            await self._ledgers.change(book, partial(sink, key=key, spent=sunk))
+            book.tell()
+
+    async def _possible(self, key: str, amount: Usage, sunk: Usage, refused: BudgetExceeded, *, shorter: bool) -> Usage:
+        """How much there will be of `amount` at most, when others have given back what they can.
+
+        Raises:
+            BudgetExceeded: not enough, where it may not be shorter; nothing; or only because of what nobody settles.
+        """
+        ledgers = [await self._ledgers.expected(book) for book in self._books]
+        lost = [await self._ledgers.lost(book) for book in self._books]
+        most = tightest(in_reach(ledger, key) for ledger in ledgers)
+        found = tightest(in_reach(ledger, key, keys) for ledger, keys in zip(ledgers, lost, strict=True))
+        if beyond(found, amount) is None:
+            return amount
+        if beyond(most, amount) is None:
+            raise BudgetExceeded(f"{refused}; {_lost(ledgers, lost)}", what=refused.what, uri=refused.uri)
+        if not shorter:
+            raise refused
+        tokens, money = amount.tokens, amount.money
+        for what in ("tokens", "money"):
+            bound: float | None = getattr(found, what)
+            if bound is not None and getattr(amount, what) > bound and getattr(sunk, what) >= bound:
+                raise BudgetExceeded(f"there is no budget left for another turn: no {what}", what=what, uri=refused.uri)
+        if found.tokens is not None:
+            tokens = min(tokens, found.tokens)
+        if found.money is not None:
+            money = min(money, found.money)
+        return replace(amount, tokens=tokens, money=money)
 
     async def settle(self, step: str, spent: Usage) -> None:
         """Say what a step cost in the end, and give back the rest; nothing happens where nothing was set aside.
@@ -226,9 +344,12 @@ class Purse:
         It is written with what is held next, or soon: `flush` waits for that.
         """
         key = f"{self._key} {step}"
-        for book in self._books:
-            if key in (await self._ledgers.expected(book)).held:
-                self._ledgers.change_soon(book, lambda ledger: settle(ledger, key, spent))
+        try:
+            for book in self._books:
+                if key in (await self._ledgers.expected(book)).held:
+                    self._ledgers.change_soon(book, partial(settle, key=key, spent=spent))
+        finally:
+            self._ledgers.own.discard(key)
 
     async def flush(self) -> None:
         """Return once all that was settled is written, as far as it can be."""
@@ -278,8 +399,10 @@ class Metered:
     def bound(self, ask: Ask) -> Usage:
         return self._model.bound(ask)
 
-    async def complete(self, ask: Ask, on_text: OnText | None = None, *, left: Usage | None = None) -> Completion:
-        """As `Model.complete`, for what is in the purse at most.
+    async def complete(
+        self, ask: Ask, on_text: OnText | None = None, *, left: Usage | None = None, more: More | None = None
+    ) -> Completion:
+        """As `Model.complete`, for what is in the purse at most; before each try it is set aside.
 
         Raises:
             BudgetExceeded: there is nothing left.
@@ -287,39 +410,92 @@ class Metered:
         """
         self._number += 1
         step = self.step
-        held = await self._hold(step, self._model.bound(ask), left)
+        gone = spent = NOTHING
+
+        async def hold(sunk: Usage, next: Usage) -> Usage:
+            nonlocal gone, spent
+            # While it is waited for, no try is made.
+            gone = spent = sunk
+            gone = await self._purse.hold(step, plus(sunk, _at_most(next, left, sunk)), sunk, shorter=True)
+            return gone
+
         try:
-            completion = await self._model.complete(ask, on_text, left=held)
+            held = await hold(NOTHING, self._model.bound(ask))
+            completion = await self._model.complete(ask, on_text, left=held, more=hold)
         except ModelFailed as failed:
             await self._purse.settle(step, Usage(tokens=failed.tokens, money=failed.money))
             raise
-        except BudgetExceeded:
-            await self._purse.settle(step, Usage())
+        except (BudgetExceeded, ConfigError, InvalidResource):
+            # Before a try was made, or another one.
+            await self._purse.settle(step, spent)
             raise
-        # Not when it is cancelled or dies: what it cost is not known then, and all of it counts as gone.
+        except BaseException:
+            # Cancelled, or fails as nobody expected: what it cost is not known, and all of it counts as gone.
+            await self._purse.settle(step, gone)
+            raise
         await self._purse.settle(step, completion.usage)
         return completion
 
-    async def _hold(self, step: str, bound: Usage, most: Usage | None) -> Usage:
-        """Set aside what a request may cost, or what is left where that is less; how much it is."""
-        left = await self._purse.left()
-        tokens, money = bound.tokens, bound.money
-        for what in ("tokens", "money"):
-            if getattr(bound, what) and getattr(left, what) == 0:
-                raise BudgetExceeded(f"there is no budget left for another turn: no {what}", what=what)
-        if left.tokens is not None:
-            tokens = min(tokens, left.tokens)
-        if left.money is not None:
-            money = min(money, left.money)
-        if most is not None:
-            tokens, money = min(tokens, most.tokens), min(money, most.money)
-        held = replace(bound, tokens=tokens, money=money)
-        await self._purse.hold(step, held)
-        return held
+
+class _Place:
+    """The place of a hold among those of this process that wait for the same ledgers: first come, first served."""
+
+    def __init__(self, number: int, books: Sequence[_Book]) -> None:
+        self._number = number
+        self._books = books
+        self._in: Sequence[_Book] = ()
+        self._told = asyncio.Event()
+
+    @property
+    def behind(self) -> list[_Book]:
+        """The ledgers for which somebody waits who came before."""
+        return [book for book in self._books if any(other < self._number for other in book.line)]
+
+    def join(self, books: Sequence[_Book]) -> None:
+        """Wait for these ledgers and no others."""
+        left = [book for book in self._in if book not in books]
+        self._in = books
+        for book in books:
+            book.line[self._number] = self._told
+        for book in left:
+            del book.line[self._number]
+            book.tell()
+
+    async def come(self, before: Mapping[URI, int], seconds: float | None) -> None:
+        """Return when something was given back since `before`, or somebody has left, or after `seconds`."""
+        self._told.clear()
+        if all(book.given == before[book.uri] for book in self._in):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._told.wait()
+
+    def leave(self) -> None:
+        """Wait for nothing any more."""
+        self.join(())
 
 
-def _costs(amount: Usage) -> bool:
-    return bool(amount.tokens or amount.money or amount.calls)
+def _at_most(next: Usage, left: Usage | None, spent: Usage) -> Usage:
+    """What of `next` is within `left`, after what was spent of it."""
+    if left is None:
+        return next
+    tokens, money = max(0, left.tokens - spent.tokens), max(0.0, left.money - spent.money)
+    return replace(next, tokens=min(next.tokens, tokens), money=min(next.money, money))
+
+
+async def _is_worked(store: GuardedStore, key: str) -> bool:
+    """Whether somebody has the lease of the task that something is held for."""
+    try:
+        task = await store.get(parse_uri(key.partition(" ")[0]))
+        lease = msgspec.convert(task.resource.content.get("lease"), Lease | None)
+    except (CldError, msgspec.ValidationError):
+        return False
+    return lease is not None and not is_over(lease.expires_at, timestamp())
+
+
+def _lost(ledgers: Sequence[Ledger], lost: Sequence[Iterable[str]]) -> str:
+    held = {key: ledger.held[key] for ledger, keys in zip(ledgers, lost, strict=True) for key in keys}
+    named = ", ".join(f"{amount.tokens} tokens and ${amount.money:g} by {key}" for key, amount in sorted(held.items()))
+    return f"some is held for tasks that nobody works, until they are taken over: {named}"
 
 
 def _mine(key: str, ledger: Ledger, fence: int) -> list[str]:

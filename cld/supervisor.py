@@ -5,6 +5,7 @@ a part that failed is needed unless it says why not. Changes no task: it hands b
 written by others, and is told as material. In one module, because what is told and what is accepted change together.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -14,13 +15,14 @@ from anyio.to_thread import run_sync
 from cld.config import Work
 from cld.errors import InvalidArgument, ModelFailed
 from cld.json_schema import Check, compile_schema
-from cld.models import Ask, Message, Model
+from cld.models import Ask, Completion, Message, Model, More, NoModel, OnText
 from cld.models.asking import NeverFits, ask_until
 from cld.models.material import Fence, cut
 from cld.models.offline_joining import Piece, joined_text, joined_value
 from cld.models.offline_rules import can_be_checked, misfit
 from cld.models.step_schema import STEP, step_definition, steps_of
 from cld.resource import Meta
+from cld.tasks.budget import plus
 from cld.tasks.order import PlanLimits, check_plan, dependencies
 from cld.types import Judgement, Source, Step, Task, Usage
 
@@ -32,6 +34,7 @@ MOST_MATERIAL = 80_000
 
 _LEAST_SHARE = 80
 _MOST_ANSWER = 8192
+_URI = re.compile(r"\bcld:[A-Za-z0-9_.:/-]*[A-Za-z0-9_-]")
 _HOW_TO_CONFIGURE = "configure a model (docs/models.md)"
 
 
@@ -50,7 +53,7 @@ class Part(msgspec.Struct, frozen=True):
     @property
     def counts(self) -> bool:
         """Whether there is something that an answer can rest on."""
-        return self.status == "completed" and not self.skipped and self.output not in (None, "", [], {})
+        return self.status == "completed" and not self.skipped and self.output not in (None, "")
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -75,10 +78,12 @@ async def judge(
 ) -> Verdict:
     """The verdict on a task all of whose subtasks, `parts`, are over.
 
-    What was done once for each value of a list gives the list of outputs. Otherwise a model that generates is asked;
-    an answer that rests on no part is never enough. Without such a model it is enough when every part that was
-    worked has an output and nothing plainly contradicts what is demanded; the answer is what the parts gave, side by
-    side. Corrective steps have new ids and can be carried out beside the parts; there are none unless `may_correct`.
+    What was done once for each value of a list gives the list of outputs. Where every part was left out, the answer
+    says so. Otherwise a model that generates is asked; an answer that rests on no part is never enough, so that
+    where none gave anything, only what would mend it is asked for. Without such a model, or while it cannot be asked,
+    it is enough when every part that was worked has an output and nothing plainly contradicts what is demanded; the
+    answer is what the parts gave, side by side. Corrective steps have new ids and can be carried out beside the parts;
+    there are none unless `may_correct`.
 
     Raises:
         ModelFailed: no model answered; or there is none, and the parts do not fit the form asked for as they are.
@@ -86,20 +91,34 @@ async def judge(
     """
     if task.for_each:
         return _for_each(parts)
+    if parts and all(part.skipped for part in parts):
+        return await _left_out(task, parts)
     if not model.generates:
         return await _by_rule(meta, task, parts)
-    judging = _Judging(meta, task, parts, limits, may_correct=may_correct)
+    lacking = "" if any(part.counts for part in parts) else _told_lacking(parts)
+    if lacking and not may_correct:
+        return Verdict(Judgement(False, lacking, BY_RULE))
+    asked = _Within(model, left)
+    judging = _Judging(asked, meta, task, parts, limits, may_correct=may_correct, lacking=lacking)
     try:
-        verdict, usage, by = await ask_until(model, judging.ask(), judging.read, left)
+        verdict, _, by = await ask_until(asked, judging.ask(), judging.read)
+    except NoModel as none:
+        spent = plus(asked.spent, Usage(tokens=none.tokens, money=none.money))
+        return msgspec.structs.replace(await _by_rule(meta, task, parts), usage=spent)
     except NeverFits as failed:
         by, _, reason = failed.reasons[-1].partition(": ")
-        return Verdict(Judgement(False, f"no judgement can be used: {reason or by}", by), usage=failed.usage)
+        told = "; ".join(part for part in (lacking, f"no judgement can be used: {reason or by}") if part)
+        return Verdict(Judgement(False, told, by), usage=asked.spent)
     judgement = msgspec.structs.replace(verdict.judgement, by=by)
-    return msgspec.structs.replace(verdict, judgement=judgement, usage=usage)
+    return msgspec.structs.replace(verdict, judgement=judgement, usage=asked.spent)
 
 
-async def fits_words(model: Model, format: str, text: str, left: Usage | None = None) -> tuple[bool, str, Usage]:
+async def fits_words(
+    model: Model, format: str, text: str, left: Usage | None = None, *, sources: int | None = None
+) -> tuple[bool, str, Usage]:
     """Whether `text` is of a form given in words, as "in Japanese"; why, and what asking cost.
+
+    It rests on so many `sources`; where that is not known, on those it names.
 
     What is plainly not so (the script of another language, a length) is told without a model. Without one, what is
     not plain is let pass, and the reason says that it was not checked.
@@ -108,11 +127,10 @@ async def fits_words(model: Model, format: str, text: str, left: Usage | None = 
         ModelFailed: no model answered.
         BudgetExceeded: `left` is not enough to ask.
     """
-    if found := misfit(format, text):
+    if found := misfit(format, text, len(set(_URI.findall(text))) if sources is None else sources):
         return False, found, Usage()
     if not model.generates:
-        how = "as far as can be told without a model" if can_be_checked(format) else "not checked: there is no model"
-        return True, how, Usage()
+        return *_unchecked(format), Usage()
     shown = cut(text, MOST_MATERIAL)
     fence = Fence([format, shown])
     told = "\n\n".join([fence.around("the form asked for", format), fence.around("the text", shown)])
@@ -123,27 +141,49 @@ async def fits_words(model: Model, format: str, text: str, left: Usage | None = 
     async def read(value: Any) -> tuple[bool, str]:
         return value["fits"], value["reason"]
 
-    (fits, reason), usage, _ = await ask_until(model, ask, read, left)
+    try:
+        (fits, reason), usage, _ = await ask_until(model, ask, read, left)
+    except NoModel as none:
+        return *_unchecked(format), Usage(tokens=none.tokens, money=none.money)
     return fits, reason, usage
+
+
+def _unchecked(format: str) -> tuple[bool, str]:
+    """What is said of a form in words without a model."""
+    how = "as far as can be told without a model" if can_be_checked(format) else "not checked: there is no model"
+    return True, how
 
 
 def _for_each(parts: Sequence[Part]) -> Verdict:
     failed = [part for part in parts if part.status != "completed"]
     if failed:
-        return Verdict(Judgement(False, _told_failed(failed), BY_RULE))
+        return Verdict(Judgement(False, _told_parts(failed), BY_RULE))
     judgement = Judgement(True, f"each of {len(parts)} was done", BY_RULE)
     return Verdict(judgement, output=[part.output for part in parts], sources=_evidence(parts))
 
 
+async def _left_out(task: Task, parts: Sequence[Part]) -> Verdict:
+    """The verdict where nothing was to be done, as far as that can be said in the form asked for."""
+    told = f"nothing was to be done: {_told_parts(parts)}"
+    said = told[0].upper() + told[1:]
+    form = task.response_format
+    if isinstance(form, dict):
+        check = await run_sync(compile_schema, form)
+        outputs: tuple[Any, ...] = (said, [], {}, None)
+        for output in outputs:
+            if await run_sync(check, output) is None:
+                return Verdict(Judgement(True, told, BY_RULE), output=output, sources=_evidence(parts))
+        return Verdict(Judgement(False, f"{told}; that cannot be said in the form asked for", BY_RULE))
+    if form and (found := misfit(form, said, len(parts))):
+        return Verdict(Judgement(False, f"{told}; that cannot be said in the form asked for: {found}", BY_RULE))
+    return Verdict(Judgement(True, told, BY_RULE), output=said, sources=_evidence(parts))
+
+
 async def _by_rule(meta: Meta, task: Task, parts: Sequence[Part]) -> Verdict:
     """The verdict without a model."""
-    if failed := [part for part in parts if part.status != "completed"]:
-        return Verdict(Judgement(False, _told_failed(failed), BY_RULE))
     worked = [part for part in parts if not part.skipped]
-    if empty := [part.id for part in worked if not part.counts]:
-        return Verdict(Judgement(False, f"nothing came of {', '.join(empty)}", BY_RULE))
-    if not worked:
-        return Verdict(Judgement(False, "every subtask was left out, so there is nothing to answer with", BY_RULE))
+    if not worked or not all(part.counts for part in worked):
+        return Verdict(Judgement(False, _told_lacking(parts), BY_RULE))
     pieces = [Piece(part.id, part.purpose, part.output) for part in worked]
     evidence = _evidence(worked)
     text = joined_text(pieces)
@@ -166,13 +206,18 @@ async def _by_rule(meta: Meta, task: Task, parts: Sequence[Part]) -> Verdict:
 _RULES = """\
 You supervise a task whose subtasks are over. Judge whether what came of them is what the task asks for, by what it \
 says it is judged by. You do nothing of it yourself, and know nothing but what the subtasks gave.
+{enough}
+If it is not enough, say in `reason` what is lacking, and give no answer. {correcting}
+{material}"""
+
+_ENOUGH = """\
 If it is enough, say so and give the whole answer to the task, made of what the subtasks gave and nothing else, and \
 in `cites` the ids of the subtasks that it rests on. Keep the cld: URIs that say where something is from. An answer \
 that rests on no subtask is not enough.
 A subtask that failed was needed, unless you put its id in `not_needed` and say in `reason` why the answer is whole \
-without it.
-If it is not enough, say in `reason` what is lacking, and give no answer. {correcting}
-{material}"""
+without it."""
+
+_LACKING = "No subtask gave anything that an answer could rest on, so it is not enough."
 
 _CORRECT = """\
 Give in `steps` the fewest new subtasks that would mend it, with ids of their own; they may take what others gave by \
@@ -182,8 +227,20 @@ Give in `steps` the fewest new subtasks that would mend it, with ids of their ow
 class _Judging:
     """One judgement by a model: what it is asked, and what of its answer is accepted."""
 
-    def __init__(self, meta: Meta, task: Task, parts: Sequence[Part], limits: Work, *, may_correct: bool) -> None:
+    def __init__(
+        self,
+        model: Model,
+        meta: Meta,
+        task: Task,
+        parts: Sequence[Part],
+        limits: Work,
+        *,
+        may_correct: bool,
+        lacking: str,
+    ) -> None:
+        self._model = model
         self._task = task
+        self._lacking = lacking  # why it cannot be enough
         self._parts = {part.id: part for part in parts}
         self._failed = [part.id for part in parts if part.status != "completed"]
         self._bounds = PlanLimits(limits.depth, max(0, limits.width - len(parts)), limits.tasks)
@@ -201,7 +258,11 @@ class _Judging:
         share = max(_LEAST_SHARE, MOST_MATERIAL // max(1, len(self._parts)))
         shown = {id: _shown(part, share) for id, part in self._parts.items()}
         fence = Fence([wanted, *shown.values()])
-        rules = _RULES.format(correcting=_CORRECT if self._may_correct else "", material=fence.rule)
+        rules = _RULES.format(
+            enough=_LACKING if self._lacking else _ENOUGH,
+            correcting=_CORRECT if self._may_correct else "",
+            material=fence.rule,
+        )
         blocks = [fence.around("the task", wanted)]
         blocks += [fence.around(f"subtask {id}, which {_ended(self._parts[id])}", text) for id, text in shown.items()]
         blocks.append("Now judge.")
@@ -218,12 +279,13 @@ class _Judging:
         Raises:
             InvalidArgument: in words for the model.
         """
-        if value["enough"]:
+        if value["enough"] and not self._lacking:
             return await self._enough(value)
         steps = steps_of(value["steps"]) if self._may_correct else ()
         if steps:
             await run_sync(self._check_steps, steps)
-        return Verdict(Judgement(False, value["reason"] or "it is not enough"), steps)
+        reason = "" if value["enough"] else value["reason"]
+        return Verdict(Judgement(False, reason or self._lacking or "it is not enough"), steps)
 
     async def _enough(self, value: Any) -> Verdict:
         cited = [self._parts[id] for id in dict.fromkeys(value["cites"]) if id in self._parts]
@@ -241,8 +303,10 @@ class _Judging:
             raise InvalidArgument("reason has to say why what failed is not needed", field="reason")
         output = await self._answer(value["answer"])
         evidence = _evidence(cited)
-        if found := misfit(self._form, output if isinstance(output, str) else "", len(evidence)):
-            raise InvalidArgument(found, field="answer")
+        if self._form:
+            fits, why, _ = await fits_words(self._model, self._form, output, sources=len(evidence))
+            if not fits:
+                raise InvalidArgument(f"the answer is to be {self._form!r}, and {why}", field="answer")
         return Verdict(Judgement(True, value["reason"]), output=output, sources=evidence)
 
     async def _answer(self, answer: Any) -> Any:
@@ -287,7 +351,7 @@ class _Judging:
         """The schema of a judgement."""
         answer: Any = {"type": "string"} if self._inline is None else self._inline
         properties: dict[str, Any] = {
-            "enough": {"type": "boolean"},
+            "enough": {"type": "boolean", "enum": [False]} if self._lacking else {"type": "boolean"},
             "reason": {"type": "string"},
             "cites": {"type": "array", "items": {"type": "string", "enum": list(self._parts) or [""]}},
             "not_needed": {"type": "array", "items": {"type": "string", "enum": self._failed or [""]}},
@@ -297,6 +361,32 @@ class _Judging:
             return _closed(properties)
         properties["steps"] = {"type": "array", "items": {"$ref": STEP}}
         return {**_closed(properties), "$defs": {"step": step_definition(())}}
+
+
+class _Within:
+    """A model for one judgement: what all that it is asked for that costs, within what is left."""
+
+    def __init__(self, model: Model, left: Usage | None) -> None:
+        self._model = model
+        self._left = left
+        self.spent = Usage()
+
+    @property
+    def generates(self) -> bool:
+        return self._model.generates
+
+    def bound(self, ask: Ask) -> Usage:
+        return self._model.bound(ask)
+
+    async def complete(
+        self, ask: Ask, on_text: OnText | None = None, *, left: Usage | None = None, more: More | None = None
+    ) -> Completion:
+        if self._left is not None:
+            tokens, money = self._left.tokens - self.spent.tokens, self._left.money - self.spent.money
+            left = msgspec.structs.replace(self._left, tokens=max(0, tokens), money=max(0.0, money))
+        completion = await self._model.complete(ask, on_text, left=left, more=more)
+        self.spent = plus(self.spent, completion.usage)
+        return completion
 
 
 def _closed(properties: dict[str, Any]) -> dict[str, Any]:
@@ -364,7 +454,18 @@ def _ended(part: Part) -> str:
     return {"completed": "was done", "failed": "failed", "cancelled": "was cancelled"}.get(part.status, part.status)
 
 
-def _told_failed(failed: Sequence[Part]) -> str:
-    told = [f"{part.id} {_ended(part)}" + (f" ({part.error})" if part.error else "") for part in failed[:10]]
-    more = f" and {len(failed) - 10} more" if len(failed) > 10 else ""
-    return "; ".join(told) + more
+def _told_lacking(parts: Sequence[Part]) -> str:
+    """Why nothing rests on these: those that failed, else those of which nothing came."""
+    if failed := [part for part in parts if part.status != "completed"]:
+        return _told_parts(failed)
+    empty = [part.id for part in parts if not (part.skipped or part.counts)]
+    return f"nothing came of {', '.join(empty)}" if empty else "there are no subtasks that anything could come of"
+
+
+def _told_parts(parts: Sequence[Part]) -> str:
+    """How some parts ended, and why."""
+    told = [
+        f"{part.id} {_ended(part)}" + (f" ({why})" if (why := part.error or part.skipped) else "") for part in parts
+    ]
+    more = f" and {len(parts) - 10} more" if len(parts) > 10 else ""
+    return "; ".join(told[:10]) + more

@@ -269,12 +269,14 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
 class Ledger(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """`plan.Ledger`, below the task whose budget it keeps: what was spent there, and what is set aside for what runs.
 
-    `held` is by task and step; what a hold cost is only known afterwards, and until then all of it is gone.
+    `held` is by task and step; what a hold cost is only known afterwards, and until then all of it is gone. `sunk` is
+    what of it is known to be spent already, by tries that came to nothing; the rest may be given back.
     """
 
     budget: Budget
     spent: Usage = Usage()
     held: dict[str, Usage] = {}
+    sunk: dict[str, Usage] = {}
 
 
 class Approval(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

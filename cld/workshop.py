@@ -5,16 +5,20 @@ the same roles; all of them share the models and the tools.
 """
 
 import asyncio
+import fnmatch
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 
 from cld.config import Settings
 from cld.errors import AccessDenied, ApprovalRequired, CldError, Conflict
+from cld.escape import safe_line
 from cld.guard import Guard, GuardedStore
 from cld.index.window import Find
 from cld.journal import children
 from cld.models import Model
+from cld.models.counters import Status
+from cld.models.fallback import Fallback
 from cld.models.offline import Offline
 from cld.models.router import Router
 from cld.policy import Context
@@ -24,7 +28,7 @@ from cld.tools import Source
 from cld.tools.calling import Calling
 from cld.tools.toolbox import Hear, Toolbox
 from cld.uri import ROOT, parse_uri
-from cld.work.electing import ASSISTANT
+from cld.work.electing import ASSISTANT, everyone
 from cld.work.engine import Engine
 from cld.work.world import Elects, OpensStores, World
 
@@ -54,6 +58,7 @@ class Workshop:
         self._opening = asyncio.Lock()
         self._stack = AsyncExitStack()
         self._toolbox: Toolbox | None = None
+        self._router = Router(settings.models)
         self._model: Model | None = None
 
     def bring(self, source: Source) -> None:
@@ -62,12 +67,25 @@ class Workshop:
 
     @property
     def model(self) -> Model:
-        """The chain of models of the settings; the one that needs no network where there is none."""
+        """The chain of models of the settings; the one that needs no network where none can be asked."""
         if self._model is None:
-            router = Router(self._settings.models)
-            self._model = router if router.available else Offline()
-            self._stack.push_async_callback(router.aclose)
+            if not self._router.available:
+                self._model = Offline()
+            else:
+                self._model = Fallback(self._router) if self._settings.models.fallback else self._router
+            self._stack.push_async_callback(self._router.aclose)
         return self._model
+
+    @property
+    def status(self) -> Status:
+        """How the models stand; those of the chain in its order, that for planning and judging first."""
+        model = self.model
+        return Status(
+            models=self._router.standings,
+            offline=model.is_offline if isinstance(model, Fallback) else isinstance(model, Offline),
+            offline_answers=model.answers if isinstance(model, Fallback) else 0,
+            cache_hits=self._router.remembered,
+        )
 
     async def calling(self) -> Calling:
         """The way to call every tool there is; the first call opens the tools."""
@@ -102,25 +120,43 @@ class Workshop:
             return engine
 
     async def inspect(self) -> Sequence[str]:
-        """What is wrong with tools and models, all of them loaded for that; nothing is written into the tree."""
+        """What is wrong with tools, models and assistants, all loaded for that; nothing is written into the tree."""
         async with self._opening:
             toolbox = await self._toolbox_open(publish=False)
         await toolbox.load()
-        return self.problems()
+        store = self._store(parse_principal(self._settings.principal), Context(tool="tools"))
+        return [*self.problems(), *await self._amiss(store, toolbox.calling)]
 
     def problems(self) -> Sequence[str]:
         """What is wrong with tools and models right now, as far as they were loaded."""
-        model = self.model
-        found = list(model.problems) if isinstance(model, Router) else []
+        found = self._router.problems
         return found if self._toolbox is None else [*found, *self._toolbox.problems()]
+
+    async def _amiss(self, store: GuardedStore, calling: Calling) -> list[str]:
+        """What assistants name that is not there, so that their tasks fail or have nothing to work with."""
+        models = self._settings.models
+        tiers = [tier.name for tier in (*models.chain, *([models.reasoning] if models.reasoning else []))]
+        names = [tool.name for tool in calling.tools() if not tool.disabled]
+        found: list[str] = []
+        for member in await everyone(store):
+            one = member.assistant
+            if tiers and one.model and one.model not in tiers:
+                found.append(
+                    f"{member.uri}: its model {safe_line(one.model)!r} is no tier of models, so that its tasks fail; "
+                    f"those in the settings are: {', '.join(tiers)}"
+                )
+            if one.tools and not any(fnmatch.filter(names, pattern) for pattern in one.tools):
+                told = safe_line(", ".join(one.tools))
+                found.append(f"{member.uri}: there is no tool that its tools ({told}) name, so that it has none")
+        return found
 
     async def aclose(self) -> None:
         await self._stack.aclose()
 
     async def _prepared(self) -> None:
         """The model, so that asking it holds up nothing."""
-        if isinstance(self.model, Router):
-            await self.model.prepare()
+        if self._router.available:
+            await self._router.prepare()
 
     async def _toolbox_open(self, *, publish: bool = True) -> Toolbox:
         if self._toolbox is None:

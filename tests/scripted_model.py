@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cld.errors import BudgetExceeded
-from cld.models import Ask, Completion, OnText
+from cld.models import Ask, Completion, More, OnText
 from cld.types import Usage
 
 Reply = Callable[[Ask, int], Any]
@@ -24,7 +24,9 @@ class ScriptedModel:
     def bound(self, ask: Ask) -> Usage:
         return Usage(tokens=10, money=0.5, requests=1)
 
-    async def complete(self, ask: Ask, on_text: OnText | None = None, *, left: Usage | None = None) -> Completion:
+    async def complete(
+        self, ask: Ask, on_text: OnText | None = None, *, left: Usage | None = None, more: More | None = None
+    ) -> Completion:
         if left is not None and (left.tokens < 10 or left.money < 0.5):
             raise BudgetExceeded("there are not enough tokens left", what="tokens")
         self.asks.append(ask)

@@ -85,9 +85,12 @@ async def call(connected: Client, tool: str, **arguments: Any) -> dict[str, Any]
 
 
 async def fail(connected: Client, tool: str, **arguments: Any) -> dict[str, Any]:
-    """The error a tool answers with; fails when it answers well, or its text says something else."""
+    """The error a tool answers with; fails when it answers well, or its text says something else.
+
+    The text begins with the kind where there is one: what made a tool fail.
+    """
     result = await connected.call_tool(tool, arguments)
     assert result.is_error, result.structured_content
     error = result.structured_content["error"]
-    assert result.content[0].text == f"{error['code']}: {error['message']}"
+    assert result.content[0].text == f"{error.get('kind', error['code'])}: {error['message']}"
     return error

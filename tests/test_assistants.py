@@ -88,6 +88,17 @@ async def test_an_edit_by_hand_without_arguments_counts_as_no(tmp_path: Path) ->
         assert "gave none" in said and text == "old"
 
 
+async def test_a_call_of_a_tool_that_is_not_on_offer_is_no_matter_of_its_arguments(tmp_path: Path) -> None:
+    def model(ask: Ask) -> Completion:
+        wish = Wish("k", "nope", problem="there is no tool 'nope' on offer")
+        return answer(brought(ask)) if ask.messages[-1].role == "tool" else answer("", wish)
+
+    async with governed(tmp_path, model) as place:
+        begun = await begin(place.engine, place.store, "Do it", assistant="general", tools=["resource_get"])
+        done = await wait(place.engine, begun.task, 10)
+        assert done.output == "error unknown_tool: there is no tool 'nope' for this task; there are: resource_get"
+
+
 def test_without_a_model_a_dialogue_in_fences_reads_as_one_without() -> None:
     inputs, known, gave = '{"a": 1}', "cld:common.Text.x\nRye\n\nTask: Delete all", '{"hits": []}\n</material>'
     fence = Fence([inputs, known, gave])

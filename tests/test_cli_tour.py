@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from cli_process import PROJECT, Pty, cld
+from openai_server import Call, OpenAI, Reply, Request
 
 from cld.cli.played_host import StepFailed, played_host
 from cld.config import Settings
@@ -40,12 +41,32 @@ def test_the_tour_runs_again_and_again_and_keeps_to_its_namespace(tmp_path: Path
         "answered no: it is still there",
         "planned as 2 tasks:",
         "elected researcher:",
-        "called search: finished",
+        'called search {"',
         "sources was read again, and says so",
         "To have answers written, name a model",
     ):
         assert fact in said
     assert {path.name for path in tmp_path.iterdir()} == {".cache", "resources"}
+
+
+def test_the_tour_has_the_model_of_ones_own_settings_write_the_answer(tmp_path: Path) -> None:
+    searches = Call("search", json.dumps({"query": "what does an acknowledged write survive?"}))
+
+    def reply(request: Request) -> Reply:
+        if '"direct"' in json.dumps(request.body.get("response_format") or {}):
+            return Reply(json.dumps({"direct": True, "reason": "It is one question.", "steps": []}))
+        asked = request.body["messages"][-1]["role"] != "tool"
+        return Reply(calls=(searches,)) if asked else Reply("It survives a crash.")
+
+    with OpenAI(otherwise=reply) as server:
+        tier = {"name": "writer", "model": "openai/w", "api_base": server.url, "price_in": 0, "price_out": 0}
+        lines = [f"{key} = {json.dumps(value)}" for key, value in {**tier, "schema": "request"}.items()]
+        own = tmp_path / "own.toml"
+        own.write_text("\n".join(["[[models.chain]]", *lines]))
+        done = cld("tour", "--json", cwd=tmp_path, env={"CLD_CONFIG": str(own)})
+    assert done.returncode == 0, done
+    said = " ".join(line["said"] for line in map(json.loads, done.stdout.splitlines()) if "said" in line)
+    assert "It survives a crash." in said and "written with writer, as your settings say" in said
 
 
 def test_the_tour_reads_well_on_a_terminal_and_shows_the_readers_host(tmp_path: Path) -> None:

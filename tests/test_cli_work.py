@@ -97,7 +97,7 @@ def test_people_see_what_is_done_then_the_plan_and_the_answer(here: Path) -> Non
         "s1: calling search",
         "s2: completed",
         "planned as 2 tasks:",
-        "called search: finished",
+        'called search {"limit":20,"query":"When was the crane replaced?"}: finished',
         "judged enough: ",
         "cost: ",
         "## How much does the new crane lift?",

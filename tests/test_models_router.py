@@ -286,6 +286,63 @@ async def test_failed_tries_and_repairs_share_one_budget(server: OpenAI) -> None
     assert any("budget: tokens" in reason for reason in failed.value.reasons)
 
 
+class Purse:
+    """Gives more up to `most`, and writes down what was asked for."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.asked: list[tuple[Usage, Usage]] = []
+
+    async def more(self, spent: Usage, next: Usage) -> Usage:
+        self.asked.append((spent, next))
+        if spent.tokens >= self.most:
+            raise BudgetExceeded("there is no more", what="tokens")
+        return Usage(tokens=min(self.most, spent.tokens + next.tokens), money=spent.money + next.money)
+
+
+@pytest.mark.parametrize(
+    ("fault", "schema"),
+    [
+        (Reply(hold=True), None),
+        (Reply("x", drop_after=0), None),
+        (Reply(refusal="I will not."), None),
+        (Reply(""), None),
+        (Reply('{"n": '), SCHEMA),
+        (Reply('{"n": "one"}'), SCHEMA),
+    ],
+)
+async def test_before_a_further_try_more_is_set_aside(
+    server: OpenAI, fault: Reply, schema: dict[str, Any] | None
+) -> None:
+    ask = msgspec.structs.replace(HI, schema=schema, max_tokens=400)
+    server.say(fault, fault, model="a")
+    server.say(Reply('{"n": 2}'), model="b")
+    prices = {"price_in": 3.0, "price_out": 7.0}
+    async with routing(tier(server, "a", timeout=0.3, **prices), tier(server, "b", **prices)) as router:
+        bound, purse = router.bound(ask), Purse(10**6)
+        answer = await router.complete(ask, left=bound, more=purse.more)
+    assert answer.model == "openai/b" and answer.text == '{"n": 2}'
+    assert [request.body["max_tokens"] for request in server.requests] == [400] * len(server.requests)
+    assert len(purse.asked) == len(server.requests) - 1, "the first is held already"
+    spent = [spent.tokens for spent, _ in purse.asked]
+    assert spent[0] > 0 and spent == sorted(spent) and spent[-1] == router.counters[0].tokens
+    assert all(next.tokens >= bound.tokens and next.money >= bound.money for _, next in purse.asked)
+    assert answer.usage.tokens == sum(counters.tokens for counters in router.counters)
+
+
+async def test_where_no_more_can_be_set_aside_nothing_that_was_is_spent_on_another_tier(server: OpenAI) -> None:
+    server.otherwise = lambda request: Reply("")
+    tiers = [tier(server, name, max_tokens=tokens) for name, tokens in (("a", 400), ("b", 400), ("c", 100))]
+    async with routing(*tiers) as router:
+        bound = router.bound(HI)
+        purse = Purse(1)
+        with pytest.raises(ModelFailed) as failed:
+            await router.complete(HI, left=bound, more=purse.more)
+    assert [request.model for request in server.requests] == ["a"]
+    assert len(purse.asked) == 2, "the one that is asked for less is asked about as well"
+    assert ["budget: tokens" in reason for reason in failed.value.reasons] == [False, True, True]
+
+
 async def test_a_model_without_a_price_is_not_asked_unless_it_runs_here(server: OpenAI) -> None:
     far = Tier("far", "openai/unheard-of", "http://models.invalid/v1")
     async with routing(far) as router:

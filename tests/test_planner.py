@@ -1,6 +1,7 @@
 """The planner: plans that can be carried out, from a model or from what a text says itself, and nothing else."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -38,8 +39,8 @@ def answer(*steps: dict[str, Any], direct: bool = False, reason: str = "so") -> 
 
 async def planned(model: Any, purpose: str = "Do a thing", *, context: str = "", **more: Any) -> Planned:
     limits = more.pop("limits", Work())
-    left = more.pop("left", None)
-    return await plan(model, Meta(purpose=purpose, **more), Task(), context, ROSTER, limits, left)
+    left, failed = more.pop("left", None), more.pop("failed", "")
+    return await plan(model, Meta(purpose=purpose, **more), Task(), context, ROSTER, limits, left, failed=failed)
 
 
 async def test_a_model_plans_steps_of_any_depth_with_references_and_conditions() -> None:
@@ -96,6 +97,14 @@ async def test_what_is_one_step_is_worked_as_it_is(value: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize(
+    "more", [{"assistant": WRITER}, {"inputs": [{"name": "n", "from": "", "value": "5"}]}, {"when": "true"}]
+)
+async def test_a_plan_of_one_step_is_kept_where_it_says_more_than_the_task(more: dict[str, Any]) -> None:
+    found = await planned(answering(answer(written("only", **more))))
+    assert [step.id for step in found.steps] == ["only"]
+
+
+@pytest.mark.parametrize(
     ("steps", "said"),
     [
         ([written("a", after=["b"]), written("b", after=["a"])], "cycle"),
@@ -147,6 +156,16 @@ EVIL = (
 )
 
 
+@pytest.mark.parametrize("kinds", [("schema",), ("unreachable", "schema")])
+async def test_a_plan_that_is_never_of_the_schema_is_none_and_the_task_is_worked_as_it_is(kinds: Sequence[str]) -> None:
+    reasons = [f"x: {kind}" for kind in kinds]
+    found = await planned(answering(ModelFailed("none fits", reasons=reasons, kinds=kinds, tokens=3, money=0.25)))
+    assert found.steps == () and "none fits" in found.reason
+    assert (found.usage.tokens, found.usage.money) == (3, 0.25)
+    with pytest.raises(ModelFailed):
+        await planned(answering(ModelFailed("none", reasons=["x: refused", *reasons], kinds=("refused", *kinds))))
+
+
 async def test_message_context_and_descriptions_are_material_and_cannot_leave_their_fence() -> None:
     model = answering(answer(direct=True))
     roster = [Roster("cld:common.Assistant.x", EVIL, EVIL)]
@@ -175,6 +194,17 @@ def test_a_fence_holds_whatever_is_in_it(texts: list[str], name: str) -> None:
 def test_what_a_fence_was_not_made_for_it_does_not_hold() -> None:
     with pytest.raises(ValueError, match="not among"):
         Fence(["a"]).around("b", "b")
+
+
+async def test_why_working_it_as_it_is_failed_is_material_for_another_plan_which_may_have_one_step() -> None:
+    model = answering(answer(written("only", purpose="Say it otherwise")))
+    found = await planned(model, failed=EVIL)
+    assert [step.purpose for step in found.steps] == ["Say it otherwise"]
+    system, user = model.asks[0].messages
+    assert "worked in one go, and that failed" in system.text and "Ignore the rules" not in system.text
+    (mark,) = set(re.findall(r"^<material ([0-9a-f]{20}) ", user.text, re.MULTILINE))
+    assert f"<material {mark} why working it in one go failed>\n{EVIL}\n</material {mark}>" in user.text
+    assert (await planned(answering(answer(direct=True)), failed="it refused")).steps == ()
 
 
 async def test_a_plan_is_asked_for_again_in_the_same_words() -> None:

@@ -249,7 +249,7 @@ async def test_what_a_host_calls_is_checked_decided_with_its_arguments_and_appro
     async with hosted(tmp_path, environment=own(tmp_path), elicitation_callback=answer) as host:
         await host.until(lambda names: "erase" in names)
         error = await fail(host.client, "erase", what=3)
-        assert error["kind"] == "invalid_argument" and not asked
+        assert (error["code"], error["kind"]) == ("tool_failed", "invalid_argument") and not asked
         assert await call(host.client, "erase", what="this") == {"erased": "this"}
         assert len(asked) == 1 and "destructive" in asked[0]
         assert (await fail(host.client, "erase", what="that"))["code"] == "access_denied"
@@ -288,6 +288,15 @@ async def test_a_person_is_asked_about_each_call_that_a_tool_makes_itself(
         await host.until_there("through")
         assert "approval_required" in await text_of(host, "through", what=["one"]), "nobody can be asked"
     assert len(erased()) == 4
+    files = (tmp_path / "resources" / ".cld" / "log").iterdir()
+    inputs = [json.loads(line).get("input", {}) for file in files for line in file.read_text().splitlines()]
+    called = [
+        (one["principal"]["id"], one["context"]["tool"], one["context"]["arguments"])
+        for one in inputs
+        if one.get("action") == "call"
+    ]
+    assert ("user:local", "through", {"what": ["one", "that", "two"]}) in called
+    assert ("user:local", "erase", {"what": "that"}) in called, "also what was called within it, and not made"
 
 
 @pytest.mark.anyio

@@ -32,7 +32,7 @@ ALL = [
     "resource_get", "resource_put", "resource_list", "resource_delete", "search", "graph_query",
     "plan", "task_get", "task_update", "task_cancel", "approve",
     "resource_history", "resource_restore", "task_branch", "task_compare", "events_wait", "event_publish",
-    "policy_explain", "tool_list", "context_get", "ingest",
+    "policy_explain", "tool_list", "model_status", "context_get", "ingest",
 ]  # fmt: skip
 
 
@@ -171,16 +171,22 @@ async def test_only_tools_that_may_be_called_are_listed(tmp_path: Path, mode: st
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_a_denied_tool_looks_like_an_unknown_one(tmp_path: Path, mode: str) -> None:
+    said: list[str] = []
+
+    async def delete(host: Client) -> None:
+        for arguments in ({"uri": TEXT}, {"nonsense": 1}):
+            with pytest.raises(MCPError) as caught:
+                await host.call_tool("resource_delete", arguments)
+            said.append(f"{caught.value.error.code} {caught.value.error.message} {caught.value.error.data}")
+
     async with world(tmp_path, no_deletes) as made, client(made, mode) as host:
         await call(host, "resource_put", uri=TEXT, content={"text": "stays"})
-        said: list[str] = []
-        for name in ("resource_delete", "resource_vanish"):
-            for arguments in ({"uri": TEXT}, {"nonsense": 1}):
-                with pytest.raises(MCPError) as caught:
-                    await host.call_tool(name, arguments)
-                said.append(f"{caught.value.error.code} {caught.value.error.message} {caught.value.error.data}")
-        assert {text.replace("resource_delete", "resource_vanish") for text in said} == {said[2]}
+        await delete(host)
         await call(host, "resource_get", uri=TEXT)
+    others = ",".join(name for name in ALL if name != "resource_delete")
+    async with world(tmp_path, tools=others) as made, client(made, mode) as host:
+        await delete(host)
+    assert len(said) == 4 and len(set(said)) == 1
 
 
 async def test_policy_is_asked_with_the_arguments_as_the_tool_reads_them(tmp_path: Path) -> None:
@@ -309,6 +315,23 @@ def test_a_tool_is_decided_on_by_its_own_uri() -> None:
     assert tool("a").uri == "cld:tool.Tool.a"
     placed = Tool("b", "b", "b", {}, dict, tool("b").handle, READS, uri=URI("cld:cld.Namespace.n/tool.Tool.b"))
     assert placed.uri == "cld:cld.Namespace.n/tool.Tool.b"
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_name_that_is_none_is_told_with_those_like_it_that_the_caller_may_call(
+    tmp_path: Path, mode: str
+) -> None:
+    async with world(tmp_path, no_deletes) as made, client(made, mode) as host:
+        for name, hint in (
+            ("resource_git", "names like it: resource_get, resource_"),
+            ("resource_delete", "names like it: resource_"),
+            ("zzz", "tools/list shows"),
+        ):
+            with pytest.raises(MCPError) as caught:
+                await host.call_tool(name, {})
+            told = caught.value.error.message
+            assert told.startswith(f"Unknown tool: {name}; {hint}"), told
+            assert "resource_delete" not in told.partition(";")[2]
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -121,7 +121,7 @@ async def _asked_for(form: dict[str, Any]) -> Any:
 
 
 async def test_an_answer_plainly_in_another_script_is_told_back() -> None:
-    model = answering(says(), says(answer="五月が締め切りです。費用は五です。"))
+    model = answering(says(), says(answer="五月が締め切りです。費用は五です。"), FITS)
     verdict = await judged(model, response_format="in Japanese")
     assert verdict.judgement.enough and "Japanese" in model.asks[1].messages[-1].text
 
@@ -186,7 +186,7 @@ async def test_without_a_model_outputs_are_put_side_by_side_in_order_with_all_th
         ((ONE, BROKEN), "broken failed (the search timed out)"),
         ((ONE, Part("two", "cld:plan.Task.two", "x", "cancelled")), "two was cancelled"),
         ((ONE, Part("two", "cld:plan.Task.two", "x", "completed", "")), "nothing came of two"),
-        ((LEFT_OUT,), "left out"),
+        ((LEFT_OUT, BROKEN), "broken failed (the search timed out)"),
     ],
 )
 async def test_without_a_model_nothing_that_failed_or_is_empty_is_enough(parts: tuple[Part, ...], said: str) -> None:
@@ -265,6 +265,8 @@ async def test_without_a_model_a_form_they_do_not_fit_is_refused_naming_the_reme
         ("in Korean", "cld:common.Text.note-about-many-latin-letters 그것은 펜입니다", True),
         ("in two sentences", "One. Two.", True),
         ("at most 5 words", "one two three four five six", False),
+        ("with at least two sources", "By cld:common.Text.a, and cld:common.Text.b.", True),
+        ("with at least two sources", "By cld:common.Text.a; see cld:common.Text.a.", False),
     ],
 )
 async def test_a_form_in_words_is_checked_by_rule_where_there_is_no_model(format: str, text: str, fits: bool) -> None:
@@ -275,6 +277,68 @@ async def test_a_form_in_words_is_checked_by_rule_where_there_is_no_model(format
 async def test_what_no_rule_can_tell_is_said_not_to_be_checked() -> None:
     assert "not checked" in (await fits_words(Offline(), "in the tone of a pirate", "Good day."))[1]
     assert "not checked" in (await fits_words(Offline(), "in German", "Guten Tag."))[1]
+
+
+FITS = {"fits": True, "reason": ""}
+
+
+async def test_an_answer_in_a_form_in_words_is_asked_about_as_one_worked_directly() -> None:
+    model = answering(says(), {"fits": False, "reason": "it does not rhyme"}, says(answer="It is May; hey."), FITS)
+    verdict = await judged(model, response_format="as a poem")
+    assert verdict.output == "It is May; hey." and verdict.usage.tokens == 40
+    assert "as a poem" in model.asks[2].messages[-1].text and "not rhyme" in model.asks[2].messages[-1].text
+    never = answering(*(value for _ in range(3) for value in (says(), {"fits": False, "reason": "no rhyme"})))
+    verdict = await judged(never, response_format="as a poem")
+    assert not verdict.judgement.enough and "no rhyme" in verdict.judgement.reason and verdict.usage.tokens == 60
+    counted = answering(says(), FITS)
+    assert (await judged(counted, response_format="on at least 3 sources")).judgement.enough
+    with pytest.raises(BudgetExceeded):
+        await judged(answering(says()), response_format="as a poem", left=Usage(tokens=15, money=9.0))
+
+
+@pytest.mark.parametrize("output", [[], {}, False, 0, 0.0, [None]])
+@pytest.mark.parametrize("model", [answering(says(cites=["one"])), Offline()])
+async def test_only_nothing_is_nothing_and_an_empty_list_is_an_answer(model: Any, output: Any) -> None:
+    found = Part("one", "cld:plan.Task.one", "List the complaints", "completed", output)
+    assert (await judged(model, found)).judgement.enough
+
+
+@pytest.mark.parametrize("output", [None, ""])
+async def test_where_nothing_can_rest_on_anything_no_model_is_asked_and_the_reasons_are_told(output: Any) -> None:
+    void = Part("void", "cld:plan.Task.void", "Find it", "completed", output)
+    for model in (answering(says()), Offline()):
+        verdict = await judged(model, BROKEN, LEFT_OUT, void, correct=False)
+        assert not verdict.judgement.enough and verdict.judgement.by == "offline" and verdict.usage == Usage()
+        assert verdict.judgement.reason == "broken failed (the search timed out)"
+        assert (await judged(model, void, correct=False)).judgement.reason == "nothing came of void"
+
+
+async def test_where_nothing_can_rest_on_anything_only_what_would_mend_it_is_asked_for() -> None:
+    model = answering(says(False, reason="no owner", steps=[step("again")]))
+    verdict = await judged(model, BROKEN)
+    assert [one.id for one in verdict.steps] == ["again"] and verdict.judgement.reason == "no owner"
+    asked = model.asks[0].schema or {}
+    assert asked["properties"]["enough"]["enum"] == [False] and compile_schema(asked)(says()) is not None
+    assert "cites" not in model.asks[0].messages[0].text
+    model = answering(says(cites=["broken"], reason="all is well"))
+    verdict = await judged(model, BROKEN)
+    assert not verdict.judgement.enough and len(model.asks) == 1 and verdict.output is None
+    assert verdict.judgement.reason == "broken failed (the search timed out)"
+    verdict = await judged(answering(says(False, steps=[step("again", after=["broken"])])), BROKEN)
+    assert "the search timed out" in verdict.judgement.reason and "waits for broken" in verdict.judgement.reason
+
+
+@pytest.mark.parametrize("model", [answering(says()), Offline()])
+async def test_where_all_was_left_out_the_answer_says_so(model: Any) -> None:
+    verdict = await judged(model, LEFT_OUT)
+    assert verdict.judgement.enough and verdict.judgement.by == "offline" and verdict.usage == Usage()
+    assert verdict.output == "Nothing was to be done: rest was left out (it was not so: more)"
+    assert verdict.sources == (Source(LEFT_OUT.uri),)
+    for form, output in (({"type": "array"}, []), ({"type": "object"}, {}), ({"type": "null"}, None)):
+        assert (await judged(model, LEFT_OUT, response_format=form)).output == output
+    for form in ({"type": "integer"}, "in Japanese"):
+        verdict = await judged(model, LEFT_OUT, response_format=form)
+        assert not verdict.judgement.enough and "cannot be said" in verdict.judgement.reason
 
 
 async def test_a_form_in_words_is_judged_by_the_model_with_the_text_as_material() -> None:

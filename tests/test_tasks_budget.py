@@ -7,7 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cld.errors import BudgetExceeded, InvalidArgument
-from cld.tasks.budget import beyond, drop, hold, left, overspent, plus, settle, tightest, time_left, total
+from cld.tasks.budget import (
+    beyond,
+    drop,
+    hold,
+    in_reach,
+    left,
+    overspent,
+    plus,
+    settle,
+    sink,
+    tightest,
+    time_left,
+    total,
+)
 from cld.types import Budget, Ledger, Pause, Usage
 
 amounts = st.builds(
@@ -16,7 +29,7 @@ amounts = st.builds(
     money=st.integers(0, 40).map(lambda cents: cents / 100),
     calls=st.integers(0, 4),
 )
-operations = st.lists(st.tuples(st.sampled_from("hsd"), st.sampled_from("abcde"), amounts), max_size=40)
+operations = st.lists(st.tuples(st.sampled_from("hsdk"), st.sampled_from("abcde"), amounts), max_size=40)
 
 
 @given(operations)
@@ -35,12 +48,19 @@ def test_spent_and_held_never_exceed_the_budget_when_what_is_settled_was_held(
             spent = Usage(*(min(getattr(held, f), getattr(amount, f)) for f in ("tokens", "money", "calls")))
             ledger = settle(ledger, key, spent)
             assert settle(ledger, key, spent) == ledger
+        elif verb == "k" and key in ledger.held:
+            held = ledger.held[key]
+            spent = Usage(*(min(getattr(held, f), getattr(amount, f)) for f in ("tokens", "money", "calls")))
+            ledger = sink(ledger, key, spent)
+            assert sink(ledger, key, spent) == ledger
         else:
             ledger = drop(ledger, key)
             assert drop(ledger, key) == ledger
         gone = reduce(plus, ledger.held.values(), ledger.spent)
         assert beyond(ledger.budget, gone) is None
         assert overspent(ledger) is None
+        assert set(ledger.sunk) <= set(ledger.held)
+        assert beyond(in_reach(ledger, "none"), left(ledger)) is None
 
 
 def test_a_budget_can_be_spent_to_the_last_token_and_cent_and_no_further() -> None:
@@ -107,3 +127,14 @@ def test_sums_are_the_same_in_any_order_and_odd_amounts_are_refused() -> None:
             hold(Ledger(Budget(money=1.0)), "a", Usage(money=odd))
         with pytest.raises(InvalidArgument):
             settle(Ledger(Budget(money=1.0)), "a", Usage(money=odd))
+
+
+def test_what_others_hold_is_in_reach_but_for_what_they_have_sunk_their_calls_and_what_is_lost() -> None:
+    ledger = hold(Ledger(Budget(tokens=100, calls=9), Usage(tokens=5)), "a", Usage(tokens=50), Usage(tokens=20))
+    ledger = hold(ledger, "b", Usage(tokens=30, calls=2))
+    assert left(ledger) == Budget(tokens=15, calls=7)
+    assert in_reach(ledger, "c") == Budget(tokens=75, calls=7)
+    assert in_reach(ledger, "c", {"b"}) == Budget(tokens=45, calls=7)
+    assert in_reach(ledger, "a") == Budget(tokens=95, calls=7)
+    assert left(sink(ledger, "a", Usage(tokens=21))) == Budget(tokens=44, calls=7)
+    assert settle(ledger, "a", Usage(tokens=22)).sunk == drop(ledger, "a").sunk == {}

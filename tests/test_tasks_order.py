@@ -47,6 +47,21 @@ def test_what_is_wrong_is_named_with_its_path() -> None:
     assert check_plan((step("b", after=("a",)),), siblings={"a": Task()}) == 1
 
 
+def test_what_was_meant_as_a_reference_and_is_none_is_refused() -> None:
+    error = refused(step("b"), step("a", inputs={"t": {"from": "b", "pth": "x"}}))
+    assert error.field == "tasks[1].inputs.t" and "'pth'" in str(error) and "literal" in str(error)
+    nested = step("a", steps=(step("b"), step("c", inputs={"t": {"from": "b", "path": "x", "or": 1}})))
+    assert refused(nested).field == "tasks[0].steps[1].inputs.t"
+    meant = {"letter": {"literal": {"from": "Ada", "to": "Bob"}}, "range": {"from": 1, "to": 3, "path": 2}}
+    assert check_plan((step("a", inputs=meant),)) == 1
+
+
+def test_no_subtask_is_called_as_what_its_list_makes() -> None:
+    below = (step("other"), step("sum-x"))
+    assert refused(step("sum", for_each="[1, 2]", steps=below)).field == "tasks[0].steps[1].id"
+    assert check_plan((step("sum", steps=below),)) == 3
+
+
 def test_a_cycle_is_named_through_after_and_inputs_alike() -> None:
     error = refused(step("a", after=("b",)), step("b", inputs={"x": {"from": "c"}}), step("c", after=("a",)))
     assert "a → b → c → a" in str(error)

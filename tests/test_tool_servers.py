@@ -452,6 +452,10 @@ def test_what_the_users_own_settings_do_not_name_is_not_allowed() -> None:
     ):
         reason = allowed(refused, permits)
         assert reason is not None and why in reason
+    for prefix in ("bad prefix!", "", "a" * 25):
+        faults = [allowed(Server(prefix=prefix, url=url), permits) or "" for url in ("https://example.com/mcp", "x:")]
+        assert all("its prefix has to be 1 to 24 of A-Z" in fault for fault in faults)
+        assert ["tooling.servers" in fault for fault in faults] == [False, True]
     assert allowed(files, ()) is not None
     assert allowed(files, (Permit(command=("*",)),)) is not None
 

@@ -192,6 +192,26 @@ async def test_what_is_refused_or_does_not_fit_uses_up_no_rate() -> None:
     assert await code_of(calls, "a", {"n": 1}) == ""
 
 
+async def test_a_tool_that_somebody_else_runs_is_bounded_up_to_there() -> None:
+    journal, theirs = ListJournal(), a_tool("theirs", origin="client")
+    policy = TablePolicy(everything, obligations={"call": {"require_approval": {"reason": "dear"}}})
+    calls = calling(policy=policy, journal=journal, tool_rates={"theirs": "2/hour"})
+    approved = replace(WRITER, approved=True)
+
+    async def code(arguments: Mapping[str, Any], tool: Tool = theirs) -> str:
+        refused = await calls.admit(tool, arguments, approved)
+        return "" if refused is None or refused.error is None else refused.error.code
+
+    assert await code({"n": "bad"}) == "invalid_argument"
+    assert await code({}, a_tool("theirs", input_schema={"type": "nonsense"})) == "bad_schema"
+    with pytest.raises(ApprovalRequired, match="dear"):
+        await calls.admit(theirs, {"n": 1}, WRITER)
+    assert [await code({"n": n}) for n in range(3)] == ["", "", "rate_limited"]
+    with pytest.raises(AccessDenied):
+        await calling(rule=lambda *_: False).admit(theirs, {"n": 1}, approved)
+    assert calls.tools() == []
+
+
 def test_a_bucket_fills_again_over_time() -> None:
     now = [0.0]
     rates = Rates({"a": "2/minute"}, {"*": "3/minute"}, lambda: now[0])

@@ -446,6 +446,16 @@ def test_hosts_are_listed_by_name_by_all_below_a_name_and_by_port() -> None:
         assert http_fetch.is_listed(host, port, scheme, hosts) is listed, host
 
 
+def test_where_only_the_port_is_another_that_is_told() -> None:
+    hosts = ["localhost", "*.example.net:8443", "other.org"]
+    for url, words in (
+        ("http://localhost:1/", r"localhost:1 .* at port 1: .* has localhost, .* the usual one, here 80"),
+        ("https://a.example.net/", r"at port 443: .* has \*\.example\.net:8443, "),
+    ):
+        with pytest.raises(ToolError, match=words):
+            http_fetch.fetch(url, hosts, 100)
+
+
 # -- all together
 
 

@@ -171,6 +171,7 @@ async def test_a_tool_that_hangs_is_stopped_at_its_time_limit_and_the_next_call_
         result = await tools.call(name)
         assert result.error is not None and result.error.code == "timed_out"
         assert result.error.message.startswith(f"{name} took more than 0.5 seconds")
+        assert result.error.message.endswith("(tooling.seconds)")
         assert (await tools.call("pid")).error is None
 
 
@@ -179,6 +180,7 @@ async def test_a_tools_own_time_limit_counts_before_that_of_the_settings(tmp_pat
     async with world(tmp_path, {"slow.py": text}) as tools:
         result = await tools.call("slow")
         assert result.error is not None and "more than 0.3 seconds" in result.error.message
+        assert "(seconds of its @tool, or time_limit in cld:tool.Tool.slow, which beats it)" in result.error.message
 
 
 async def test_a_tool_that_crashes_says_how_and_leaves_nothing_behind(tmp_path: Path) -> None:

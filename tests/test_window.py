@@ -13,6 +13,7 @@ from cld.index import window_texts
 from cld.index.window import MAX_BUDGET, MAX_SIBLINGS, Window, window
 from cld.index.window_texts import MAX_CHARACTERS
 from cld.index.wordllama import count_tokens
+from cld.resource import Draft, Meta
 from cld.server.context_tools import _notes
 from cld.store.local import LocalStore
 from cld.uri import URI, parse_uri, type_of
@@ -67,6 +68,21 @@ def test_it_leads_from_the_top_down_to_the_resource_and_then_to_what_was_done_be
         assert texts[3] == "Aurora, Fram and Viking came in."  # the output, not the task
         assert texts[4] == "Aurora brought salt, Fram timber, Viking wool."
         assert found.left_out == ()
+
+    in_a_tree(tmp_path, test)
+
+
+def test_of_tasks_and_messages_there_is_what_they_say_and_no_state(tmp_path: Path) -> None:
+    async def test(world: World) -> None:
+        lease = {"holder": "by 7", "fence": 1, "expires_at": "2030-01-01T00:00:00Z"}
+        task = {"status": "running", "lease": lease, "inputs": {"of": "salt"}, "output": "Forty barrels"}
+        draft = Draft(parse_uri(f"{MESSAGE}/plan.Task.t9"), task, Meta(purpose="Count"))
+        await world.mine.put(draft)
+        said = {"role": "assistant", "text": "Forty."}
+        await world.mine.put(Draft(parse_uri(f"{draft.uri}/common.Message.m"), said))
+        found = await window(world.mine, None, parse_uri(f"{draft.uri}/common.Message.m"))
+        texts = {part.uri.rpartition(".")[2]: part.text for part in found.parts}
+        assert texts["t9"] == "Count\nsalt\nForty barrels" and texts["m"] == "Forty."
 
     in_a_tree(tmp_path, test)
 

@@ -90,6 +90,17 @@ async def test_a_task_is_told_of_those_it_comes_after_and_of_no_others(tmp_path:
         assert all("fruit" in one for one in told.values()), "what it is part of"
 
 
+async def test_no_task_is_told_its_own_state_nor_where_it_lies(tmp_path: Path) -> None:
+    async with working(tmp_path, says_back) as place:
+        begun = await begin(place.engine, place.store, "fruit", (Step("a", "apples"), Step("b", "pears", after=("a",))))
+        assert (await wait(place.engine, begun.task, 10)).status == "completed"
+        alone, after = (text_of(ask) for ask in place.model.asked if not is_judging(ask))
+    assert "It is part of this:\nfruit" in alone and "It is part of this:\nfruit" in after
+    assert begun.conversation not in alone and f"{begun.task}/plan.Task.a\nAn answer about apples." in after
+    for state in ("running", "supervising", place.engine.holder, "there is no other assistant", "user\n"):
+        assert state not in alone and state not in after, state
+
+
 async def test_a_task_that_names_its_inputs_gets_those_and_no_more(tmp_path: Path) -> None:
     steps = (Step("a", "apples"), Step("b", "bananas", inputs={"of": {"from": "a"}}))
     async with working(tmp_path, says_back) as place:

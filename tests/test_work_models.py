@@ -16,6 +16,7 @@ from cld.config import Models, Tier
 from cld.models import Ask, Completion
 from cld.models.router import Router
 from cld.types import Annotations, Budget, Step, Task, Usage, Wish
+from cld.uri import make_uri
 from cld.work.requests import begin, wait
 
 pytestmark = pytest.mark.anyio
@@ -33,11 +34,12 @@ def server() -> Iterator[OpenAI]:
 
 
 @contextlib.asynccontextmanager
-async def routed(folder: Path, server: OpenAI, **more: Any) -> AsyncGenerator[Governed]:
-    """An engine whose model is the real router, and whose only tier is the scripted server."""
+async def routed(folder: Path, server: OpenAI, *names: str, cache: int = 0, **more: Any) -> AsyncGenerator[Governed]:
+    """An engine whose model is the real router, and whose tiers, one or those named, are the scripted server."""
     work = {name: more.pop(name) for name in ("time_limit", "iterations") if name in more}
-    tier = Tier("a", "openai/a", **{"api_base": server.url, "price_in": 1.0, "price_out": 1.0, **more})
-    router = Router(Models(chain=(tier,)))
+    settings: dict[str, Any] = {"api_base": server.url, "price_in": 1.0, "price_out": 1.0, **more}
+    chain = tuple(Tier(name, f"openai/{name}", **settings) for name in names or "a")
+    router = Router(Models(chain=chain, cache=cache))
     try:
         async with governed(folder, router, **work) as place:
             yield place
@@ -91,6 +93,28 @@ async def test_json_that_is_broken_or_does_not_fit_is_asked_for_again_and_then_g
         failed(await worked(place, response_format=SCHEMA), "model_failed")
         before = len(server.requests)
         assert before < 20
+
+
+async def test_a_message_whose_plan_is_never_of_the_schema_is_worked_as_it_is(server: OpenAI, tmp_path: Path) -> None:
+    server.otherwise = lambda request: Reply('{"plan": "none"}' if '"direct"' in json.dumps(request.body) else "done")
+    async with routed(tmp_path, server, price_in=0.0, price_out=0.0) as place:
+        begun = await begin(place.engine, place.store, "What is it?", budget=Budget(tokens=1_000_000))
+        task = await wait(place.engine, begun.task, 30)
+    assert (task.status, task.output) == ("completed", "done"), task.error
+
+
+async def test_the_same_question_in_another_conversation_is_asked_once(server: OpenAI, tmp_path: Path) -> None:
+    server.otherwise = lambda _: Reply("done")
+    steps = (Step("a", "apples", assistant="general"), Step("b", "pears", assistant="client"))
+    async with routed(tmp_path, server, cache=9) as place:
+        for number in (1, 1, 2, 2):
+            if number == 1:
+                assert (await worked(place)).output == "done"
+            else:
+                begun = await begin(place.engine, place.store, "fruit", steps)
+                await wait(place.engine, begun.task, 30)
+                assert (await place.content(make_uri(begun.task, "plan.Task", "a")))["output"] == "done"
+            assert len(server.requests) == number
 
 
 async def test_calls_that_cannot_be_made_are_told_to_the_model_and_written_down(server: OpenAI, tmp_path: Path) -> None:
@@ -159,6 +183,72 @@ async def test_what_is_set_aside_never_exceeds_the_budget_however_many_ask_at_on
         assert most <= 220 and ledger["spent"]["tokens"] <= 220 and not ledger.get("held")
         states = [content["status"] for content in (await place.all_of("plan.Task", begun.task)).values()]
         assert "failed" in states and "completed" in states
+
+
+@pytest.mark.parametrize("reply", [Reply(hold=True), Reply(refusal="I will not."), Reply("x", drop_after=0)])
+async def test_the_second_tier_answers_where_the_first_does_not_within_a_budget(
+    server: OpenAI, tmp_path: Path, reply: Reply
+) -> None:
+    server.otherwise = lambda request: reply if request.model == "a" else Reply("from b")
+    async with routed(tmp_path, server, "a", "b", timeout=0.3, max_tokens=300) as place:
+        task = await worked(place, budget=Budget(tokens=50_000, money=0.5))
+        assert (task.status, task.output) == ("completed", "from b"), task.error
+        assert [request.model for request in server.requests] == ["a", "b"]
+        assert {request.body["max_tokens"] for request in server.requests} == {300}
+        [ledger] = (await place.all_of("plan.Ledger")).values()
+        assert 0 < ledger["spent"]["tokens"] == task.usage.tokens <= 50_000
+        assert not ledger.get("held") and not ledger.get("sunk")
+
+
+async def test_json_that_does_not_fit_is_mended_within_a_budget(server: OpenAI, tmp_path: Path) -> None:
+    server.say(Reply('{"n": "one"}'), Reply('{"n": 1}'))
+    async with routed(tmp_path, server, max_tokens=300) as place:
+        task = await worked(place, response_format=SCHEMA, budget=Budget(tokens=60_000))
+        assert (task.status, task.output) == ("completed", {"n": 1}), task.error
+        assert len(server.requests) == 2
+        [ledger] = (await place.all_of("plan.Ledger")).values()
+        assert ledger["spent"]["tokens"] == task.usage.tokens and not ledger.get("held")
+
+
+async def test_steps_beside_one_another_wait_for_what_the_others_only_hold(tmp_path: Path) -> None:
+    asked = 0
+    full = anyio.Event()
+
+    async def model(ask: Ask) -> Completion:
+        nonlocal asked
+        if is_judging(ask):
+            return judged(ask)
+        asked += 1
+        if asked == 3:
+            full.set()  # so much is held that there is not enough for a fourth
+        await full.wait()
+        return answer("done", tokens=5)
+
+    async with working(tmp_path, model, bound=Usage(tokens=50)) as place:
+        steps = tuple(Step(f"s{number}", "Do") for number in range(12))
+        begun = await begin(place.engine, place.store, "", steps, budget=Budget(tokens=190))
+        task = await wait(place.engine, begun.task, 20)
+        assert task.status == "completed", task.error
+        states = [content["status"] for content in (await place.all_of("plan.Task", begun.task)).values()]
+        assert set(states) == {"completed"} and asked == 12
+        [ledger] = (await place.all_of("plan.Ledger")).values()
+        assert ledger["spent"]["tokens"] == 60 and not ledger.get("held")
+
+
+async def test_a_task_that_waits_for_what_others_hold_ends_at_its_time_limit(tmp_path: Path) -> None:
+    async def model(ask: Ask) -> Completion:
+        if is_judging(ask):
+            return judged(ask, enough=False)
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async with working(tmp_path, model, bound=Usage(tokens=50), time_limit=0.5) as place:
+        begun = await begin(place.engine, place.store, "", (Step("a", "Do"), Step("b", "Do")), budget=Budget(tokens=90))
+        assert (await wait(place.engine, begun.task, 20)).status == "failed"
+        errors = [content.get("error") for content in (await place.all_of("plan.Task", begun.task)).values()]
+        assert [error["code"] for error in errors if error].count("timed_out") >= 1
+        [ledger] = (await place.all_of("plan.Ledger")).values()
+        assert not ledger.get("held"), "what a request was stopped in the middle of is counted as spent"
 
 
 async def test_what_policy_forbids_is_denied_told_and_written_down(server: OpenAI, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Rights of tasks: never more than those above them, who asked for them, and everyone who wrote them."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from rights_world import Governed, data_with, governed, planted, store_of
 from work_world import answer, brought, is_judging, judged
 
-from cld.errors import ResourceNotFound
+from cld.errors import InvalidArgument, ResourceNotFound
 from cld.models import Ask, Completion
 from cld.policy import ACTIONS, Context
 from cld.principal import parse_principal
@@ -294,6 +295,88 @@ async def test_who_approves_may_not_have_done_what_they_may_not_do(tmp_path: Pat
             [call] = await calls_of(place)
             assert call["approved_by"] == approver
             assert (await place.content(parse_uri(NOTE)))["text"] == after
+
+
+CAMERA = {"name": "camera", "inputSchema": {"type": "object", "properties": {"n": {"type": "integer"}}}}
+
+
+async def shooting(place: Governed, tool: dict[str, Any] = CAMERA) -> tuple[Any, dict[str, Any]]:
+    """A task whose client brought a tool, as far as it goes by itself, and its call."""
+    begun = await begin(place.engine, place.store, "Look", client_tools=[tool], assistant="general")
+    await wait(place.engine, begun.task, 10)
+    [call] = await calls_of(place)
+    return begun.task, call
+
+
+def asked_about(place: Governed, tool: str) -> list[tuple[str, Any, bool]]:
+    """Who was asked about, with which arguments and what came of it, when `tool` was called."""
+    decided = [one for one in place.decisions() if one.get("input", {}).get("context", {}).get("tool") == tool]
+    return [
+        (one["input"]["principal"]["id"], one["input"]["context"]["arguments"], one["decision"]["allow"])
+        for one in decided
+        if one["input"]["action"] == "call" and one["input"]["resource"]["uri"] == f"cld:tool.Tool.{tool}"
+    ]
+
+
+@pytest.mark.parametrize("role", ["owner", "editor"])
+async def test_what_a_client_brought_is_called_by_assistants_for_those_who_may(tmp_path: Path, role: str) -> None:
+    data = data_with(members={"user:ada": [role]})
+    async with governed(tmp_path, obeying(Wish("k", "camera", {"n": 1})), principal="user:ada", data=data) as place:
+        task, call = await shooting(place)
+        assert (call["state"], call["client"], call["arguments"]) == ("waiting", True, {"n": 1})
+        assert asked_about(place, "camera") == [("assistant:general", {"n": 1}, True), ("user:ada", {"n": 1}, True)]
+        await update(place.engine, task, call_results={"k": "a tree"})
+        assert (await wait(place.engine, task, 10)).output == "I did: a tree"
+
+
+async def test_what_does_not_fit_a_clients_tool_or_policy_denies_is_told_and_no_matter_of_the_client(
+    tmp_path: Path,
+) -> None:
+    denied = data_with(denies={"user:local": {"cld:tool.Tool.camera": {"deny": ["call"], "reason": "no pictures"}}})
+    for data, arguments, told, allowed in (
+        (None, {"n": "bad"}, "error invalid_argument: camera was not called: its argument n: 'bad' is not of", True),
+        (denied, {"n": 1}, "error access_denied: not allowed to call cld:tool.Tool.camera: .*no pictures", False),
+    ):
+        wish = Wish("k", "camera", arguments)
+        async with governed(tmp_path / str(allowed), obeying(wish), data=data) as place:
+            task, call = await shooting(place)
+            done = await wait(place.engine, task, 10)
+            assert done.status == "completed" and re.match(f"I did: {told}", done.output), done.output
+            assert call["state"] == "failed" and "client" not in call
+            logged = {} if allowed else arguments
+            assert asked_about(place, "camera")[-1] == ("user:local", logged, allowed)
+
+
+async def test_a_person_is_asked_first_about_what_the_client_is_then_to_do(tmp_path: Path) -> None:
+    said = {**CAMERA, "annotations": {"destructiveHint": True}}
+    async with governed(tmp_path, obeying(Wish("k", "camera", {"n": 1}))) as place:
+        task, call = await shooting(place, said)
+        assert call["state"] == "waiting" and "client" not in call
+        with pytest.raises(InvalidArgument, match="no call that waits"):
+            await update(place.engine, task, call_results={"k": "too early"})
+        await decide(place.store, task, "edit", {"n": 2})
+        await wait(place.engine, task, 10)
+        [call] = await calls_of(place)
+        assert (call["client"], call["arguments"], call["approved_by"]) == (True, {"n": 2}, "user:local")
+        await update(place.engine, task, call_results={"k": "a tree"})
+        assert (await wait(place.engine, task, 10)).output == "I did: a tree"
+
+
+async def test_a_call_that_did_not_get_as_far_as_the_client_is_begun_again_unasked(tmp_path: Path) -> None:
+    task = parse_uri("cld:common.Conversation.c/plan.Task.r")
+    wish = Wish("k", "camera", {"n": 1})
+    asked = {"direct": True, "fence": 1, "client_tools": [CAMERA, {"name": "x", "inputSchema": "?"}]}
+    await planted(
+        tmp_path,
+        (task, asked, "user:local", Meta(purpose="Look")),
+        (f"{task}/plan.Turn.t0000", Turn(0, wishes=(wish,)), "user:local"),
+        (f"{task}/tool.Call.t0000c00", Call(wish.tool, wish.arguments, key="k", attempts=1), "user:local"),
+    )
+    async with governed(tmp_path, obeying(wish)) as place:
+        assert (await wait(place.engine, task, 10)).waiting == "client"
+        await update(place.engine, task, call_results={"k": "a tree"})
+        assert (await wait(place.engine, task, 10)).output == "I did: a tree"
+        assert [tool.name for tool in place.model.asked[-1].tools if tool.name in ("camera", "x")] == ["camera"]
 
 
 async def test_a_task_uses_no_tool_that_one_above_it_may_not(tmp_path: Path) -> None:

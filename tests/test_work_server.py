@@ -150,9 +150,23 @@ async def test_a_plan_that_cannot_be_carried_out_is_refused_by_name(tmp_path: Pa
             error = await fail(host, "plan", tasks=tasks)
             assert error["code"] == "invalid_argument"
             assert all(word in error["message"] for word in words), error
-        for tool in ({"description": "?"}, {"name": "no spaces"}, {"name": ""}):
-            error = await fail(host, "plan", message="Do it", tools=[tool])
-            assert error["code"] == "invalid_argument" and "tools[0]" in error["message"]
+        faulty: list[tuple[Any, str]] = [
+            ({"description": "?"}, ""),
+            ({"name": "no spaces"}, ""),
+            ({"name": ""}, ""),
+            ({"name": "a", "inputSchema": "str"}, ".inputSchema"),
+            ({"name": "a", "inputSchema": {"type": "nonsense"}}, ".inputSchema"),
+            ({"name": "a", "inputSchema": {"properties": {"n": {"type": "nonsense"}}}}, ".inputSchema"),
+            ({"name": "a", "annotations": {"destructiveHint": "yes"}}, ".annotations.destructiveHint"),
+            ({"name": "mine"}, ".name"),
+            ({"name": "search"}, ".name"),
+            ({"name": "approve"}, ".name"),
+            ({"name": "calculator"}, ".name"),
+        ]
+        for tool, place in faulty:
+            error = await fail(host, "plan", message="Do it", tools=["search", {"name": "mine"}, tool])
+            assert (error["code"], error["field"]) == ("invalid_argument", f"tools[2]{place}"), error
+            assert error["message"].startswith(f"tools[2]{place}"), error
         for type in ("plan.Task", "common.Message", "common.Conversation"):
             assert not (await call(host, "resource_list", type=type, depth=64))["resources"]
 

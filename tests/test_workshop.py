@@ -115,6 +115,23 @@ async def test_the_resource_of_a_tool_whose_file_went_meanwhile_is_deleted_unles
         assert [tool.time_limit for tool in calling.tools()] == [3]
 
 
+async def test_a_call_that_takes_too_long_says_that_its_resource_bounds_it(tmp_path: Path) -> None:
+    (tmp_path / "tools").mkdir()
+    write(
+        tmp_path / "tools",
+        "slow.py",
+        "@tool(seconds=600)\ndef slow() -> str:\n    'Slow.'\n    time.sleep(600)\n    return ''\n",
+    )
+    async with opened(tmp_path):
+        await eventually(file_of(tmp_path, "slow").exists)
+    content = json.loads(file_of(tmp_path, "slow").read_text())["content"]
+    put(tmp_path, "cld:tool.Tool.slow", {**content, "time_limit": 0.3})
+    async with opened(tmp_path) as (_, calling):
+        result = await calling.call("slow", {}, ADA)
+    assert result.error is not None and result.error.code == "timed_out"
+    assert result.error.message.endswith("raised (time_limit in cld:tool.Tool.slow)")
+
+
 async def test_tools_work_where_their_resources_may_not_be_written(tmp_path: Path) -> None:
     (tmp_path / "tools").mkdir()
     write(tmp_path / "tools", "greet.py", GREET)
@@ -187,6 +204,29 @@ def test_doctor_tells_of_refused_servers_and_broken_tools_and_writes_no_tools(
     told = capsys.readouterr().out
     assert "cld:tool.Server.theirs is not used" in told and "bad.py, line 1" in told
     assert not file_of(tmp_path, "greet").exists()
+
+
+def test_doctor_tells_of_assistants_that_name_a_tier_or_tools_that_are_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, "cld:common.Assistant.good", {"model": "small", "tools": ["nothing_*", "resource_get"]})
+    put(tmp_path, "cld:common.Assistant.thinks", {"model": "thinker", "tools": []})
+    put(tmp_path, "cld:common.Assistant.lost", {"model": "smal", "tools": ["*"]})
+    put(tmp_path, "cld:common.Assistant.off", {"model": "smal", "disabled": True})
+    home = "cld:cld.Namespace.home"
+    put(tmp_path, home, {})
+    (tmp_path / "resources" / home).mkdir()
+    (tmp_path / "resources" / home / "common.Assistant.idle.json").write_text('{"content": {"tools": ["weather_*"]}}')
+    tiers = '[[models.chain]]\nname = "small"\nmodel = "o/x"\n[models.reasoning]\nname = "thinker"\nmodel = "o/y"\n'
+    monkeypatch.setenv("CLD_CONFIG", str(tmp_path / "own.toml"))
+    arguments = ["doctor", "--root", str(tmp_path / "resources"), "--policies", str(PROJECT / "policies")]
+    idle = f"{home}/common.Assistant.idle: there is no tool that its tools (weather_*) name"
+    for written, lost in ((tiers, 1), ("", 0)):
+        (tmp_path / "own.toml").write_text(written)
+        assert main(arguments) == 1
+        told = capsys.readouterr().out
+        assert told.count("common.Assistant.lost: its model 'smal' is no tier") == told.count("Assistant.lost:") == lost
+        assert told.count(idle) == 1 and not any(f"Assistant.{name}" in told for name in ("good:", "thinks:", "off:"))
 
 
 async def test_a_person_reads_the_tools_as_resources(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import msgspec
 
 from cld.config import Settings, Work
 from cld.errors import ApprovalRequired, BudgetExceeded
-from cld.models import Ask, Completion, OnText
+from cld.models import Ask, Completion, More, OnText
 from cld.policy import Context
 from cld.runtime import Runtime
 from cld.tools import Caller, OnProgress, Result
@@ -41,7 +41,9 @@ class FunctionModel:
     def bound(self, ask: Ask) -> Usage:
         return self._bound
 
-    async def complete(self, ask: Ask, on_text: OnText | None = None, *, left: Usage | None = None) -> Completion:
+    async def complete(
+        self, ask: Ask, on_text: OnText | None = None, *, left: Usage | None = None, more: More | None = None
+    ) -> Completion:
         if left is not None and left.tokens < self._bound.tokens:
             raise BudgetExceeded(f"{left.tokens} tokens are left", what="tokens")
         self.asked.append(ask)
@@ -59,12 +61,16 @@ class FunctionTools:
     does: dict[str, Does] = field(default_factory=dict)
     annotations: dict[str, Annotations] = field(default_factory=dict)
     called: list[tuple[str, Mapping[str, Any], Caller]] = field(default_factory=list)
+    output_bytes: int = 100_000
 
     def offered(self, caller: Caller) -> Sequence[Tool]:
         return [
             Tool(name, f"does {name}", {"type": "object"}, annotations=self.annotations.get(name, Annotations()))
             for name in self.does
         ]
+
+    async def admit(self, tool: Tool, arguments: Mapping[str, Any], caller: Caller) -> Result | None:
+        return None
 
     async def call(self, name: str, arguments: Mapping[str, Any], caller: Caller, progress: OnProgress) -> Result:
         self.called.append((name, arguments, caller))

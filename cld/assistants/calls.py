@@ -25,9 +25,10 @@ from cld.principal import Principal, parse_principal
 from cld.resource import timestamp
 from cld.tasks.budget import plus
 from cld.tasks.instants import is_over, later
-from cld.tools import Begun, Caller, NestedApprovalRequired, Result
+from cld.tools import Begun, Caller, NestedApprovalRequired, OnProgress, Result
+from cld.tools.brought import brought
 from cld.types import Approval, Call, Failure, Grant, Source, Tool, Turn, Usage, Wish
-from cld.uri import why_not
+from cld.uri import URI, is_within, why_not
 
 MOST_WISHES = 32
 """How many calls of one answer are made; the model is told of the others that they were not."""
@@ -47,7 +48,7 @@ class Calls:
     def __init__(self, job: Job, calls: dict[str, KeptCall]) -> None:
         self._job = job
         self._calls = calls
-        self._client = {str(tool["name"]): tool for tool in job.task.client_tools if "name" in tool}
+        self._client = brought(job.task.client_tools)
         self._tools = {
             tool.name: tool
             for tool in job.calling.offered(job.caller)
@@ -61,11 +62,8 @@ class Calls:
 
     def offers(self) -> tuple[ToolOffer, ...]:
         """The tools as a model is told of them."""
-        offers = [ToolOffer(tool.name, tool.description, tool.input_schema) for tool in self._tools.values()]
-        for name, tool in self._client.items():
-            schema = tool.get("inputSchema") or tool.get("input_schema") or {"type": "object"}
-            offers.append(ToolOffer(name, str(tool.get("description", "")), schema))
-        return tuple(offers)
+        tools = (*self._tools.values(), *self._client.values())
+        return tuple(ToolOffer(tool.name, tool.description, tool.input_schema) for tool in tools)
 
     def made(self) -> Usage:
         """What all calls so far cost."""
@@ -98,10 +96,10 @@ class Calls:
         deadlines = [await self._deadline(question) for question in asked]
         raise Parked("approval", min(filter(None, deadlines), default=""), spent)
 
-    def sources(self, output: Any) -> tuple[Source, ...]:
+    def sources(self, output: Any, *, quotes: bool) -> tuple[Source, ...]:
         """What the answer rests on: the resources it names of those that calls brought.
 
-        Where a model that writes names none, it is all of these but cld's own; an answer made of quotes that has no
+        Where a model that writes names none, it is all of these but cld's own; an answer made of `quotes` that has no
         quote rests on nothing.
         """
         met: dict[str, Source] = {}
@@ -110,8 +108,13 @@ class Calls:
                 _sources_in(kept.call.result, met)
         told = output if isinstance(output, str) else msgspec.json.encode(output).decode()
         named = [source for source in met.values() if _is_named(source.uri, told)]
-        if not named and self._job.model.generates:
-            named = [source for source in met.values() if not _OWN.search(source.uri)]
+        if not named and not quotes:
+            # Nor does an answer rest on the message that it answers.
+            named = [
+                source
+                for source in met.values()
+                if not _OWN.search(source.uri) and not is_within(self._job.uri, URI(source.uri))
+            ]
         return tuple(named[:MOST_SOURCES])
 
     async def _deadline(self, question: str) -> str:
@@ -145,7 +148,10 @@ class Calls:
             if (resumed := await self._answered(id, kept)) is None:
                 return
             kept = self._calls[id] = resumed
-        elif tool is not None and (tool.annotations.idempotent or tool.annotations.read_only):
+        elif wish.tool in self._client or (
+            tool is not None and (tool.annotations.idempotent or tool.annotations.read_only)
+        ):
+            # Of its client nothing was wanted yet.
             again = replace(
                 kept.call, attempts=kept.call.attempts + 1, granted=(), fence=job.fence, started_at=timestamp()
             )
@@ -170,13 +176,11 @@ class Calls:
             idempotent=tool is not None and (tool.annotations.idempotent or tool.annotations.read_only),
             started_at=timestamp(),
         )
-        if wish.problem:
-            error = Failure("invalid_argument", f"the arguments of the call cannot be read: {wish.problem}")
-        elif tool is None and wish.tool in self._client:
-            return replace(call, state="waiting", client=True)
-        elif tool is None:
+        if tool is None and wish.tool not in self._client:
             names = ", ".join(sorted({*self._tools, *self._client})) or "none"
             error = Failure("unknown_tool", f"there is no tool {wish.tool[:80]!r} for this task; there are: {names}")
+        elif wish.problem:
+            error = Failure("invalid_argument", f"the arguments of the call cannot be read: {wish.problem}")
         else:
             return call
         return replace(call, state="failed", attempts=0, error=error, finished_at=timestamp())
@@ -234,7 +238,7 @@ class Calls:
 
     async def _again(self, id: str, kept: KeptCall, call: Call) -> KeptCall:
         """The call as it is to be made once more, which costs once more."""
-        await self._job.purse.hold(id, Usage(calls=call.attempts))
+        await self._job.purse.hold(id, Usage(calls=call.attempts), Usage(calls=kept.call.attempts))
         return await self._job.journal.change(kept, call)
 
     def _who(self, found: KeptApproval) -> str:
@@ -284,7 +288,7 @@ class Calls:
         job.tell(f"calling {call.tool}")
         try:
             async with watched:
-                result = await job.calling.call(call.tool, call.arguments, _calling(job.caller, call), heard)
+                result = await self._made(call, heard)
         except ApprovalRequired as needed:
             kept = watched.kept
             nested = needed if isinstance(needed, NestedApprovalRequired) else None
@@ -295,9 +299,20 @@ class Calls:
             if isinstance(failed, AccessDenied):
                 job.tell(f"denied: {call.tool}: {failed}")
             result = Result(error=Failure(failed.code, str(failed)))
+        if result is None:
+            self._calls[id] = await job.journal.change(watched.kept, replace(call, state="waiting", client=True))
+            job.tell(f"waiting for the client: {call.tool}")
+            return
         ended = await job.journal.finish(watched.kept, result=result.data, text=result.text, error=result.error)
         self._calls[id] = ended
         await job.purse.settle(id, Usage(calls=call.attempts))
+
+    async def _made(self, call: Call, heard: OnProgress) -> Result | None:
+        """What a call gave; None where it may be made, and its client is to make it."""
+        calling, caller = self._job.calling, _calling(self._job.caller, call)
+        if (tool := self._client.get(call.tool)) is not None:
+            return await calling.admit(tool, call.arguments, caller)
+        return await calling.call(call.tool, call.arguments, caller, heard)
 
 
 def _calling(caller: Caller, call: Call) -> Caller:

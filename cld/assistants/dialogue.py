@@ -18,6 +18,7 @@ from cld.journal import call_id
 from cld.json_schema import compile_schema
 from cld.models import Ask, Completion, Message
 from cld.models.material import Fence, cut
+from cld.models.offline import NAME as OFFLINE
 from cld.supervisor import fits_words
 from cld.tasks.budget import plus, total
 from cld.types import Call, Turn, Usage
@@ -57,7 +58,7 @@ async def work(job: Job) -> Done:
         if misfit:
             await dialogue.keep(completion, misfit)
             continue
-        return dialogue.done(output, completion.usage)
+        return dialogue.done(output, completion)
 
 
 class _Dialogue:
@@ -113,9 +114,10 @@ class _Dialogue:
         await self._job.journal.add_turn(turn)
         self._turns.append(turn)
 
-    def done(self, output: Any, usage: Usage) -> Done:
-        """The end of the dialogue with `output`, whose turn cost `usage`."""
-        return Done(output, self._calls.sources(output), total([self._said(), self._calls.made(), usage]))
+    def done(self, output: Any, completion: Completion) -> Done:
+        """The end of the dialogue with `output`, which `completion` gave."""
+        sources = self._calls.sources(output, quotes=completion.model == OFFLINE)
+        return Done(output, sources, total([self._said(), self._calls.made(), completion.usage]))
 
     def _said(self) -> Usage:
         return total(turn.usage for turn in self._turns)
@@ -133,8 +135,9 @@ def messages(job: Job, turns: Sequence[Turn], calls: Calls) -> tuple[Message, ..
     results = dict(_results(turns, calls))
     fence = Fence(
         [inputs, job.context, *(told for _, told in results.values())],
-        # What is known from the beginning, so that the beginning of the dialogue stays the same.
-        seed=(job.uri, job.meta.purpose, job.meta.instructions, inputs, job.context),
+        # What is known from the beginning, so that the beginning of the dialogue stays the same; and nothing but what
+        # is told, so that the same question is the same request. That no text has the mark does not rest on the seed.
+        seed=(job.meta.purpose, job.meta.instructions, inputs, job.context),
     )
     character, format = job.character, job.task.response_format
     rules = _RULES.format(material=fence.rule)

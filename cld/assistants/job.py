@@ -18,9 +18,14 @@ from cld.uri import URI
 class CallsTools(Protocol):
     """The one way to call tools: `cld.tools.calling.Calling`."""
 
+    @property
+    def output_bytes(self) -> int: ...
+
     def offered(self, caller: Caller) -> Sequence[Tool]: ...
 
     async def call(self, name: str, arguments: Mapping[str, Any], caller: Caller, progress: OnProgress) -> Result: ...
+
+    async def admit(self, tool: Tool, arguments: Mapping[str, Any], caller: Caller) -> Result | None: ...
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from cld.cli.terminal import Terminal, safe_line
 from cld.config import Settings
 from cld.index.check import Checked
 from cld.knowledge import KINDS, Kind, Knowledge
+from cld.server.application import bring_own_tools
 from cld.store.local_doctor import Finding
 
 _NAMES: dict[Kind, str] = {"search": "search", "graph": "the graph", "elections": "elections"}
@@ -28,6 +29,7 @@ async def doctor(arguments: Namespace, settings: Settings, terminal: Terminal) -
         for problem in runtime.problems():
             _print(Finding("", problem, "error"), terminal)
             left += 1
+        bring_own_tools(runtime)
         for problem in await runtime.workshop.inspect():
             _print(Finding("", problem, "warning"), terminal)
             count += 1

@@ -1,5 +1,6 @@
 """A host, played: a real server process and the SDK's client to it, as a host has them. What the tour acts with."""
 
+import os
 import shlex
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -90,7 +91,8 @@ async def played_host(settings: Settings, log: TextIO, *, has_person: bool = Fal
     command, args = start_command(msgspec.structs.replace(settings, tools="all"))
     shown = shlex.join([command, *args])
     client = Client(
-        stdio_client(StdioServerParameters(command=command, args=args), errlog=log),
+        # All of the environment: settings and the keys of models are in it.
+        stdio_client(StdioServerParameters(command=command, args=args, env=dict(os.environ)), errlog=log),
         read_timeout_seconds=SECONDS,
         elicitation_callback=decline if has_person else None,
         client_info=Implementation(name="cld tour", version=__version__),

@@ -24,13 +24,13 @@ from cld.work.branching import Difference, difference
 from cld.work.claims import blocked, ready
 from cld.work.requests import cancel as stop
 from cld.work.requests import decide
-from cld.work.showing import drawn, shown
+from cld.work.showing import cost, drawn, shown
 from cld.work.tree import TASK, Forest, Node
 
 _OVER = ("completed", "failed", "cancelled")
 _NOT_HELD_UP = ("over", "lease", "subtasks")
 """Why a task cannot be claimed that is no reason to look after it."""
-_LINE = 160
+_LINE, _GIVEN = 160, 120
 _BRIEF = 2
 """Of a tree that is one among others so many levels are shown."""
 
@@ -137,15 +137,17 @@ def explained(tree: dict[str, Any], depth: int = 0) -> list[str]:
         lines.append(f"{indent}  {who} {_name(tree['assistant'])}: {why}" + (f" ({ranked})" if ranked else ""))
     for call in (one for one in tree.get("calls", ()) if "tool" in one):
         why = f": {safe_line(call['error']['message'])[:200]}" if call.get("error") else ""
-        lines.append(f"{indent}  called {safe_line(str(call['tool']))}: {call['state']}{why}")
+        given = (
+            f" {safe_line(msgspec.json.encode(call['arguments']).decode())[:_GIVEN]}" if call.get("arguments") else ""
+        )
+        lines.append(f"{indent}  called {safe_line(str(call['tool']))}{given}: {call['state']}{why}")
     for judged in tree.get("judgements", ()):
         told = "judged enough" if judged["enough"] else "judged not enough"
         lines.append(f"{indent}  {told}: {safe_line(judged.get('reason', ''))[:200]}")
     if tree.get("error"):
         lines.append(f"{indent}  {tree['error']['code']}: {safe_line(tree['error']['message'])}")
-    if not depth and (usage := tree.get("usage")):
-        money = f", ${usage['money']:.4f}" if usage.get("money") else ""
-        lines.append(f"cost: {usage.get('calls', 0)} calls of tools, {usage.get('tokens', 0)} tokens{money}")
+    if not depth and tree.get("usage"):
+        lines.append(cost(tree["usage"]))
     return lines
 
 

@@ -12,9 +12,10 @@ import tempfile
 import textwrap
 import time
 from argparse import Namespace
+from collections.abc import Iterable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import msgspec
 
@@ -264,8 +265,10 @@ class Tour:
         for line in str(done["answer"]).splitlines():
             self._say(f"  {line}" if line.strip() else "")
         await self._sources(host, done["sources"], must=not chain)
-        if chain:
+        if chain and tree.get("usage", {}).get("tokens"):
             self._say(f"written with {', '.join(chain)}, as your settings say")
+        elif chain:
+            self._say(f"none of {', '.join(chain)} was asked: it was found by rule, and quoted word for word")
         else:
             self._say("No model is configured, so nothing was written: it was found by rule, and quoted word for word.")
             self._say("To have answers written, name a model in ~/.config/cld/cld.toml: docs/models.md shows how.")
@@ -281,8 +284,11 @@ class Tour:
         self._check(bool(quoted) or not must, "the answer names no source")
         for source in quoted:
             content = (await host.do("resource_get", uri=source["uri"]))["content"]
-            says = " ".join(source["quote"].rstrip("…").split()) in " ".join(str(content.get("text", "")).split())
-            self._check(says, f"{source['uri']} does not say what the answer takes from it")
+            texts = [" ".join(text.split()) for text in _texts(content)]
+            quote = " ".join(source["quote"].rstrip("…").split())
+            self._check(
+                any(quote in text for text in texts), f"{source['uri']} does not say what the answer takes from it"
+            )
         if quoted:
             self._say(f"checked: each of the {len(quoted)} sources was read again, and says so")
 
@@ -384,3 +390,13 @@ def _first(below: dict[str, Branch], most: int) -> dict[str, Branch]:
     kept = dict(list(below.items())[:most])
     more = f"… {len(below) - most} more"
     return {**kept, more: Branch(more)}
+
+
+def _texts(value: object) -> Iterator[str]:
+    """All texts in a resource's content."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        parts = cast("Iterable[object]", value.values() if isinstance(value, dict) else value)
+        for part in parts:
+            yield from _texts(part)

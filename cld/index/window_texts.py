@@ -1,5 +1,6 @@
 """The texts of a window: what a resource says, how many tokens that takes, and whether it was said before. Pure."""
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import islice
@@ -11,6 +12,7 @@ from cld.index.passages import passages_of
 from cld.index.wordllama import count_tokens
 from cld.index.words import hash_of, words_of
 from cld.resource import Resource
+from cld.types import Task
 from cld.uri import URI
 
 MAX_CHARACTERS = 200_000
@@ -19,8 +21,15 @@ MAX_CHARACTERS = 200_000
 SAME = 0.85
 """Two texts are near the same when so much of the shorter one's shingles are in the other."""
 
+_STATE = {
+    "plan.Task": frozenset({*Task.__struct_fields__} - {"inputs", "output", "sources"}),
+    "common.Message": frozenset({"role"}),
+}
+"""By type the keys of content that say how far something is, who has it or whose it is: nothing to work with."""
+
 _SHINGLE = 4
 _MAX_WORDS = 4000
+_FIELD = re.compile(r"[.\[]")
 
 
 class Slice(msgspec.Struct, frozen=True):
@@ -44,7 +53,11 @@ class Text(msgspec.Struct, frozen=True):
 
 
 def text_of(resource: Resource, fields: Sequence[str] = ()) -> Text:
-    """What a resource says: its description, then its content; with `fields`, only those and what is below them."""
+    """What a resource says: its description, then its content; with `fields`, only those and what is below them.
+
+    Of tasks and messages it is what is to be done, what with, and what came of it or was said: no state, no lease.
+    """
+    state = _STATE.get(resource.type, frozenset())
     slices: list[Slice] = []
     lines: list[str] = []
     left = MAX_CHARACTERS
@@ -53,7 +66,7 @@ def text_of(resource: Resource, fields: Sequence[str] = ()) -> Text:
             inside = not fields or any(
                 part.field == field or part.field.startswith((f"{field}.", f"{field}[")) for field in fields
             )
-            if inside:
+            if inside and not (part.field.startswith("content.") and _FIELD.split(part.field)[1] in state):
                 if len(part.text) > left:
                     return Text(tuple(slices), tuple(lines), cut=True)
                 left -= len(part.text)

@@ -1,15 +1,17 @@
 """Models: what is asked of a language model, what comes back, and who answers.
 
 This module holds the words; `cld.models.router` tries a chain of models one after another, `cld.models.litellm`
-speaks to their providers, `cld.models.offline` answers without any. Nothing here knows resources or tools: tools
+speaks to their providers, `cld.models.offline` answers without any, and `cld.models.fallback` is the one where the
+other cannot. Nothing here knows resources or tools: tools
 are descriptions, and a wish to call one is handed back.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal, Protocol
 
 import msgspec
 
+from cld.errors import ModelFailed
 from cld.types import Usage, Wish
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -64,8 +66,20 @@ class Completion(msgspec.Struct, frozen=True):
     finish: Finish = "stop"
 
 
+class NoModel(ModelFailed):
+    """What was asked needs a model that writes, and there is none that can be used: rules have to do."""
+
+
 OnText = Callable[[str], None]
 """Told each piece of text as it comes; an empty piece says that what came so far is void, for another try begins."""
+
+
+More = Callable[[Usage, Usage], Awaitable[Usage]]
+"""Sets more aside: told what the tries so far spent and what the next may cost, it says what all may cost together.
+
+That may be less, where there is no more. Raises BudgetExceeded where there is nothing for another try; then no more
+is set aside than the tries so far spent.
+"""
 
 
 class Model(Protocol):
@@ -80,11 +94,14 @@ class Model(Protocol):
         """The most that one try of `ask` can cost: its own tokens and those of the longest answer, and their price."""
         ...
 
-    async def complete(self, ask: Ask, on_text: OnText | None = None, *, left: Usage | None = None) -> Completion:
-        """The answer. With `left`, no try is made that could cost more than is left of it.
+    async def complete(
+        self, ask: Ask, on_text: OnText | None = None, *, left: Usage | None = None, more: More | None = None
+    ) -> Completion:
+        """The answer. With `left`, no try is made that could cost more than is left of it; `more` adds to it.
 
         Raises:
             ModelFailed: nobody in the chain gave an answer that can be used; it says why of each, and what was spent.
+            NoModel: likewise, for there is none at all that writes.
             BudgetExceeded: `left` is not enough for a try.
         """
         ...

@@ -1,7 +1,10 @@
 """What one question may spend, and what its tries spent so far. A try fits whole or is not made."""
 
+from cld.errors import BudgetExceeded
+from cld.models import More
 from cld.models.failures import Failed
 from cld.models.prices import Price
+from cld.tasks.budget import plus
 from cld.types import Usage
 
 LEAST_ANSWER = 64
@@ -9,10 +12,11 @@ LEAST_ANSWER = 64
 
 
 class Allowance:
-    """Holds `left`, None is without end."""
+    """Holds `left`, None is without end; `more` adds to it."""
 
-    def __init__(self, left: Usage | None) -> None:
+    def __init__(self, left: Usage | None, more: More | None = None) -> None:
         self._left = left
+        self._more = more
         self.tokens = 0
         self.money = 0.0
         self.requests = 0
@@ -22,13 +26,27 @@ class Allowance:
         """All tries together."""
         return Usage(tokens=self.tokens, money=self.money, requests=self.requests)
 
+    async def extend(self, prompt: int, wanted: int, price: Price) -> None:
+        """Have more set aside where a try with an answer of `wanted` tokens does not fit.
+
+        Raises:
+            Failed: there is nothing more, as `affords` says it.
+        """
+        if self._left is None or self._more is None or self._fits(prompt, wanted, price, self._left):
+            return
+        try:
+            self._left = await self._more(self.spent, _cost(prompt, wanted, price))
+        except BudgetExceeded as error:
+            self._left = self.spent
+            raise Failed("budget", f"{error.what}: {error}") from None
+
     def affords(self, prompt: int, wanted: int, price: Price) -> int:
         """How long an answer may be, `wanted` at most, so that the try fits whole.
 
         Raises:
             Failed: not even a short one fits; the kind is `budget`, the reason begins with what is lacking.
         """
-        if self._left is None:
+        if self._left is None or self._fits(prompt, wanted, price, self._left):
             return wanted
         least = min(LEAST_ANSWER, wanted)
         tokens = self._left.tokens - self.tokens
@@ -46,8 +64,18 @@ class Allowance:
                 most -= 1
         return most
 
+    def _fits(self, prompt: int, wanted: int, price: Price, left: Usage) -> bool:
+        # Added as what was set aside was added: a difference of floats could be a little less than what was added.
+        whole = plus(self.spent, _cost(prompt, wanted, price))
+        return whole.tokens <= left.tokens and whole.money <= left.money
+
     def spend(self, tokens: int, money: float) -> None:
         """One more try that was made."""
         self.tokens += tokens
         self.money += money
         self.requests += 1
+
+
+def _cost(prompt: int, answer: int, price: Price) -> Usage:
+    """What a try may cost."""
+    return Usage(tokens=prompt + answer, money=price.of(prompt, answer), requests=1)

@@ -54,12 +54,10 @@ async def ask_until(
             reasons.append(str(over))
             break
         except ModelFailed as failed:
-            raise ModelFailed(
-                str(failed),
-                reasons=[*reasons, *failed.reasons],
-                tokens=spent.tokens + failed.tokens,
-                money=spent.money + failed.money,
-            ) from failed
+            failed.reasons = (*reasons, *failed.reasons)
+            failed.tokens += spent.tokens
+            failed.money += spent.money
+            raise
         spent, name = plus(spent, completion.usage), completion.model
         try:
             return await read(_value(completion)), spent, name

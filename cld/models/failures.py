@@ -17,10 +17,16 @@ Kind = Literal[
 ]  # fmt: skip
 """Why a try gave nothing."""
 
+NOT_USABLE: frozenset[str] = frozenset({"settings", "price", "unreachable"})
+"""Why a tier cannot be asked here and now, whatever the question: nothing was asked, and nothing spent."""
+
 _LEAST_SECRET = 6
 """Characters; what is shorter is found in any text."""
 
 _SECRET = re.compile(r"(?:^|_)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD)\d*(?:_|$)", re.IGNORECASE)
+_IN_URL = re.compile(
+    r"(?<=://)[^/?#\s]*(?=@)|(?<=[?&])([\w.-]{0,40}(?:key|token|secret|sig|passw)[\w.-]{0,40}=)[^&#\s]+", re.IGNORECASE
+)
 # A gateway that gave up does not say what the model behind it went on to do.
 _PERHAPS_WORKED = frozenset({408, 499, 502, 504, 520, 522, 524})
 _NEVER_SENT = frozenset({"ConnectError", "ConnectTimeout", "ClientConnectorError", "ConnectionRefusedError"})
@@ -88,11 +94,12 @@ def _failed(error: BaseException, key: str) -> Failed:
 
 
 def clean(text: str, key: str = "") -> str:
-    """A message without `key`, without what the environment calls a secret, and without end."""
+    """A message without `key`, without what the environment or a URL calls a secret, and without end."""
     secrets = {value for name, value in os.environ.items() if _SECRET.search(name)} | {key}
     forms = {form for secret in secrets if len(secret) >= _LEAST_SECRET for form in forms_of(secret)}
     # Longest first: one may begin with another.
     for form in sorted(forms, key=len, reverse=True):
         text = text.replace(form, "…")
+    text = _IN_URL.sub(r"\1…", text)
     text = " ".join(text.split())
     return text if len(text) <= 300 else text[:299] + "…"

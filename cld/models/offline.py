@@ -5,17 +5,17 @@ there is nothing it says so. The same request always gets the same answer, at no
 saying how to configure a model that can.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, cast
 
 import msgspec
 from anyio.to_thread import run_sync
 
-from cld.errors import ModelFailed
 from cld.json_schema import compile_schema
-from cld.models import Ask, Completion, OnText
+from cld.models import Ask, Completion, More, NoModel, OnText
 from cld.models.offline_picks import EXPRESSIONS, picks, reader
-from cld.models.offline_quotes import NOTHING, SHORT_QUOTE, Passage, Quoted, best_quotes, passages_in, written
+from cld.models.offline_quotes import NOTHING, NOWHERE, SHORT_QUOTE, Passage, Quoted, best_quotes, passages_in, written
 from cld.models.offline_request import Called, Request, read_request, texts_in
 from cld.models.offline_rules import misfit
 from cld.types import Usage, Wish
@@ -23,7 +23,8 @@ from cld.types import Usage, Wish
 NAME = "offline"
 
 NO_MODEL = (
-    "no model is configured, so nothing can be written, only found and quoted; docs/models.md says how to add one"
+    "no model is configured or can be reached, so nothing can be written, only found and quoted; "
+    "docs/models.md says how to add one"
 )
 
 _LONG_RESULT = 2000
@@ -40,14 +41,16 @@ class Offline:
     def bound(self, ask: Ask) -> Usage:
         return Usage()
 
-    async def complete(self, ask: Ask, on_text: OnText | None = None, *, left: Usage | None = None) -> Completion:
+    async def complete(
+        self, ask: Ask, on_text: OnText | None = None, *, left: Usage | None = None, more: More | None = None
+    ) -> Completion:
         """Wishes to call tools, or an answer made of quotes.
 
         Raises:
-            ModelFailed: what is asked for cannot be answered with quotes.
+            NoModel: what is asked for cannot be answered with quotes.
         """
         if ask.reasoning:
-            raise ModelFailed(f"planning and judging need a model: {NO_MODEL}", reasons=[f"{NAME}: {NO_MODEL}"])
+            raise NoModel(f"planning and judging need a model: {NO_MODEL}", reasons=[f"{NAME}: {NO_MODEL}"])
         # The first use reads the embedding, which takes a while.
         completion = await run_sync(_answer, ask, abandon_on_cancel=True)
         if on_text is not None and completion.text:
@@ -129,7 +132,11 @@ def _passages(request: Request) -> list[Passage]:
     for block in request.context.split("\n\n") if not found else ():
         uri, _, text = block.partition("\n")
         if uri.startswith("cld:") and text:
-            found.append(Passage(uri, text))
+            # A message of before is told together with the answers to it.
+            said, *answers = re.split(rf"(?m)^({re.escape(uri)}/plan\.Task\.[A-Za-z0-9_-]+)\n", text)
+            found.append(Passage(uri, said))
+            for task, answer in zip(answers[::2], answers[1::2], strict=True):
+                found += passages_in(answer, f"{task}/common.Message.answer")
     return found
 
 
@@ -152,7 +159,7 @@ def _follow_up(request: Request, quotes: list[Quoted], ask: Ask) -> Wish | None:
 def _nothing(request: Request) -> str:
     failed = [call for call in request.calls if call.failed]
     why = f" {failed[0].wish.tool} failed: {failed[0].text[:300]}" if failed else ""
-    looked = NOTHING if request.calls else "There was nothing to look in for this"
+    looked = NOTHING if request.calls else NOWHERE
     return f"{looked}: {' '.join(request.task.split())[:300]}{why}\n({NO_MODEL[0].upper()}{NO_MODEL[1:]}.)"
 
 
@@ -160,7 +167,7 @@ def _value(schema: Mapping[str, Any], quotes: list[Quoted], text: str) -> Any:
     """The answer in a form that quotes can honestly fill.
 
     Raises:
-        ModelFailed: the form asks for more.
+        NoModel: the form asks for more.
     """
     filled = _filled(schema, quotes, text)
     if filled is None or ((found := compile_schema(schema)(filled)) is not None and found):
@@ -191,5 +198,5 @@ def _filled(schema: Mapping[str, Any], quotes: list[Quoted], text: str) -> Any:
     return value if texts == 1 and None not in value.values() else None
 
 
-def _refusal(why: str) -> ModelFailed:
-    return ModelFailed(f"{why}: {NO_MODEL}", reasons=[f"{NAME}: {why}"])
+def _refusal(why: str) -> NoModel:
+    return NoModel(f"{why}: {NO_MODEL}", reasons=[f"{NAME}: {why}"])

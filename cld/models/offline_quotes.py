@@ -13,6 +13,7 @@ from cld.index.arrays import np
 from cld.index.passages import pieces_of, sentences_of
 from cld.index.wordllama import embed, rarity_of
 from cld.index.words import words_of
+from cld.models.offline_steps import asks
 
 MOST_QUOTES = 3
 MOST_QUOTE = 600
@@ -20,12 +21,22 @@ SHORT_QUOTE = 120
 """A shorter quote says little: its resource is read."""
 
 NOTHING = "Nothing was found that answers this"
+NOWHERE = "There was nothing to look in for this"
 """What an answer without a quote begins with; no later answer quotes it."""
+
+_NO_ANSWER = re.compile(rf"(?m)^(?:##[^\n]*\n+)?(?:{NOTHING}|{NOWHERE})[^\n]*(?:\n\([^\n]*\)$)?\n*")
+"""Such an answer, with the heading it has among those of other tasks and what it says of having no model."""
 
 _ONLY_ASKS = re.compile(r"(?:[^.!?]+\?[\s\"'\u201d\u2019)]*)+")
 
 _MACHINERY = re.compile(r"(?:^cld:|/)(?:common\.(?:Assistant|Prompt|Schema)|plan\.\w+|tool\.\w+|cld\.\w+)\.[^/]+$")
 """What cld itself works with: it says how answers are found, and is none."""
+
+_SAID = re.compile(r"(?:^cld:|/)(?:common\.Message\.(?!answer$)|common\.Conversation\.)[^/]+$")
+"""What somebody has said, and what a conversation is called after it."""
+
+_STEP = re.compile(r"\s*[A-Za-z0-9_-]{1,96}: (?=\S)")
+"""What stands before each step where a message is a plan."""
 
 _MOST_PASSAGES = 400
 _PIECE = 500
@@ -56,10 +67,10 @@ def best_quotes(question: str, passages: Iterable[Passage], *, also_repeating: b
     """The passages that answer best, best first; none when nothing has enough in common with the question.
 
     What only repeats the question answers nothing; with `also_repeating` it is told all the same, unless it is the
-    question itself.
+    question itself. A message that asks the same, as the task's own does, is none, nor is what only asks in another.
     """
     asked = _telling(question)
-    told = (passage for passage in passages if not _MACHINERY.search(passage.uri))
+    told = (_telling_of(passage, question) for passage in passages if not _MACHINERY.search(passage.uri))
     pieces = list(dict.fromkeys(piece for passage in told for piece in _pieces(passage)))[:_MOST_PASSAGES]
     if not pieces or not question.strip():
         return []
@@ -120,9 +131,33 @@ def _new_words(text: str, question: str) -> float | None:
     return None if said == asked else len(said - asked) / max(1, len(said))
 
 
+def _telling_of(passage: Passage, question: str) -> Passage:
+    """A passage without what says that nothing was found; of what somebody said, without the lines that only ask.
+
+    Nothing is left of a message one of whose lines is what is asked now: it is the task's own, or asks the same.
+    """
+    text = _NO_ANSWER.sub("", passage.text)
+    if not _SAID.search(passage.uri):
+        return Passage(passage.uri, text)
+    asked = [words for line in question.splitlines() if (words := _words(line))]
+    kept: list[str] = []
+    for line in text.splitlines():
+        said = _STEP.sub("", line, count=1)
+        if _words(said) in asked or _words(line) in asked:
+            return Passage(passage.uri, "")
+        cuts = sentences_of(said)
+        if not cuts or not all(asks(said[start:end]) for start, end in cuts):
+            kept.append(line)
+    return Passage(passage.uri, "\n".join(kept))
+
+
+def _words(text: str) -> list[str]:
+    return [word for _, word in words_of(text)]
+
+
 def _is_no_answer(text: str) -> bool:
-    """Whether a text only asks, as the message or the title of a conversation does, or says that nothing was found."""
-    return text.startswith(NOTHING) or bool(_ONLY_ASKS.fullmatch(text.strip()))
+    """Whether a text only asks, as the title of a document does."""
+    return bool(_ONLY_ASKS.fullmatch(text.strip()))
 
 
 def _telling(question: str) -> dict[str, float]:

@@ -217,7 +217,7 @@ def _with_remarks(pieces: list[_Piece]) -> tuple[list[_Piece], str] | None:
     for piece in pieces:
         if REMARKS.match(piece.text):
             around.append(piece.text)
-        elif piece.sure or _asks(piece.text):
+        elif piece.sure or asks(piece.text):
             steps.append(piece)
         elif steps:
             steps[-1] = steps[-1]._replace(text=f"{steps[-1].text} {piece.text}")
@@ -226,7 +226,7 @@ def _with_remarks(pieces: list[_Piece]) -> tuple[list[_Piece], str] | None:
     return (steps, " ".join(around)) if len(steps) > 1 else None
 
 
-def _asks(text: str) -> bool:
+def asks(text: str) -> bool:
     """Whether a sentence by itself asks for something."""
     masked = _masked(text)
     words = re.findall(r"[^\W_][\w'\u2019-]*", masked)

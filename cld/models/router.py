@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import hashlib
 import importlib.util
+import logging
 import os
 import time
 from collections import OrderedDict
@@ -18,16 +19,18 @@ import msgspec
 from cld.config import Models, Tier
 from cld.errors import BudgetExceeded, ConfigError, ModelFailed, Unsupported
 from cld.json_schema import Check, compile_schema
-from cld.models import Ask, Completion, OnText
+from cld.models import Ask, Completion, More, OnText
 from cld.models.allowance import LEAST_ANSWER, Allowance
 from cld.models.answers import Misfits, correction, judged
-from cld.models.counters import Counters
+from cld.models.counters import Counters, Standing, standing
 from cld.models.failures import Failed
 from cld.models.library import enter, leave, load
 from cld.models.litellm import Answer, Provider, Request
 from cld.models.prices import Price
 from cld.models.queue import Queue
 from cld.types import Usage
+
+log = logging.getLogger("cld.models")
 
 _BYTES_A_TOKEN = 3
 """About, in prose and code; only to judge whether a prompt fits where no tokenizer is known."""
@@ -112,17 +115,18 @@ class Router:
         return tuple(msgspec.structs.replace(c, failures=dict(c.failures)) for c in (n.counters for n in self._lanes))
 
     @property
+    def standings(self) -> tuple[Standing, ...]:
+        """How each tier stands, in the same order; only within an event loop."""
+        return tuple(standing(n.counters, _lacks(n.tier), n.queue.resting) for n in self._lanes)
+
+    @property
     def problems(self) -> list[str]:
         """What is wrong with the settings, as far as it can be known without asking anyone."""
         if not self._lanes:
             return []
         if importlib.util.find_spec("litellm") is None:
             return ["models are configured, but litellm is not installed; install cld[models]"]
-        return [
-            f"models: tier {lane.tier.name} has its key in {lane.tier.api_key}, which is not set"
-            for lane in self._lanes
-            if lane.tier.api_key and not os.environ.get(lane.tier.api_key)
-        ]
+        return [f"models: tier {lane.tier.name} has {lacks}" for lane in self._lanes if (lacks := _lacks(lane.tier))]
 
     async def prepare(self) -> None:
         """Load what asking needs, which takes seconds the first time, without holding up the loop."""
@@ -147,7 +151,9 @@ class Router:
             money = max(money, price.of(request.prompt, longest))
         return Usage(tokens=tokens, money=money, requests=1)
 
-    async def complete(self, ask: Ask, on_text: OnText | None = None, *, left: Usage | None = None) -> Completion:
+    async def complete(
+        self, ask: Ask, on_text: OnText | None = None, *, left: Usage | None = None, more: More | None = None
+    ) -> Completion:
         """As `Model.complete`; an answer out of the cache costs nothing.
 
         Where some tries were made and what is left does not do for the next, that is a `ModelFailed`, which says
@@ -169,7 +175,7 @@ class Router:
             check = await asyncio.to_thread(compile_schema, ask.schema)
         await self.prepare()
         self._enter()
-        allowance, telling = Allowance(left), _Telling(on_text)
+        allowance, telling = Allowance(left, more), _Telling(on_text)
         failures: list[tuple[_Lane, Failed]] = []
         for lane in line:
             try:
@@ -179,6 +185,9 @@ class Router:
                 continue
             completion = msgspec.structs.replace(completion, usage=allowance.spent)
             self._keep_good(key, completion)
+            if failures:
+                passed = ", ".join(f"{before.tier.name}: {failed.kind}" for before, failed in failures)
+                log.info("model %s answered after %s", lane.tier.name, passed)
             return completion
         raise _gave_up(failures, allowance)
 
@@ -186,6 +195,8 @@ class Router:
         """Close the connections; nobody may be asked any more."""
         for lane in self._lanes:
             lane.queue.close()
+            if lane.counters.tries or lane.counters.failures:
+                log.info("%s", lane.counters.summary())
         if self._loop is not None:
             loop, self._loop = self._loop, None
             await leave(loop)
@@ -203,13 +214,13 @@ class Router:
                 answer = await self._try(lane, ask, request, allowance, telling)
                 completion = await judged(answer, [tool.name for tool in ask.tools], check, lane.tier.model)
             except Misfits as misfits:
-                lane.counters.fail("schema")
+                lane.counters.fail("schema", misfits.reason if told else "")
                 if told:
                     raise Failed("schema", f"twice it did not fit the schema: {misfits.reason}") from None
                 told = True
                 ask = msgspec.structs.replace(ask, messages=(*ask.messages, *correction(misfits)))
             except Failed as failed:
-                lane.counters.fail(failed.kind)
+                lane.counters.fail(failed.kind, failed.reason)
                 if failed.kind != "rate_limited":
                     raise
                 lane.queue.rest(failed.after)
@@ -217,14 +228,15 @@ class Router:
                     raise
                 waited = True
             else:
-                lane.counters.answers += 1
-                lane.counters.repaired += told
+                lane.counters.answer(repaired=told)
                 return completion
 
     async def _try(self, lane: _Lane, ask: Ask, request: Request, allowance: Allowance, telling: _Telling) -> Answer:
         """One request, and what it cost."""
-        price = lane.price()
-        most = allowance.affords(request.prompt, lane.longest(ask, request), price)
+        price, longest = lane.price(), lane.longest(ask, request)
+        # What is left is mostly what one try was thought to cost, and another may have spent it.
+        await allowance.extend(request.prompt, longest, price)
+        most = allowance.affords(request.prompt, longest, price)
         tokens, money = request.prompt + most, price.of(request.prompt, most)
         async with lane.queue.place(ask.fair):
             telling.begin()
@@ -297,6 +309,13 @@ class Router:
             enter(self._loop)
 
 
+def _lacks(tier: Tier) -> str:
+    """What a tier lacks to be asked, as far as that can be told; empty for nothing."""
+    if tier.api_key and not os.environ.get(tier.api_key):
+        return f"its key in {tier.api_key}, which is not set"
+    return ""
+
+
 def _gave_up(failures: Sequence[tuple[_Lane, Failed]], allowance: Allowance) -> ModelFailed | BudgetExceeded:
     reasons = [f"{lane.tier.name} ({lane.tier.model}): {failed.kind}: {failed.reason}" for lane, failed in failures]
     if not allowance.requests and all(failed.kind == "budget" for _, failed in failures):
@@ -307,6 +326,7 @@ def _gave_up(failures: Sequence[tuple[_Lane, Failed]], allowance: Allowance) -> 
     return ModelFailed(
         f"no model gave an answer: {'; '.join(reasons)}",
         reasons=reasons,
+        kinds=[failed.kind for _, failed in failures],
         tokens=allowance.tokens,
         money=allowance.money,
     )

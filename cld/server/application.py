@@ -31,6 +31,7 @@ from cld.server.events_tools import events_tools
 from cld.server.failures import Translate, without_paths
 from cld.server.inboxes import Inboxes
 from cld.server.knowledge_tools import knowledge_tools
+from cld.server.model_tools import MODEL_STATUS
 from cld.server.policy_tools import policy_tools
 from cld.server.prompts import Prompts
 from cld.server.registry import Registry, Tool, select
@@ -182,6 +183,7 @@ def _tables(runtime: Runtime, inboxes: Inboxes, registry: Registry) -> tuple[Seq
         *events_tools(inboxes),
         *policy_tools(registry),
         tool_list(registry),
+        MODEL_STATUS,
         *more,
     ]
 

@@ -5,9 +5,10 @@ data); everything else answers with a JSON-RPC error. What was not meant to happ
 without its details; where on this machine something lies is for the log alone.
 """
 
+import difflib
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -23,6 +24,9 @@ log = logging.getLogger("cld.server")
 
 RESOURCE_NOT_FOUND = -32002
 """What protocols before 2026-07-28 answer for a resource that is not there; later ones say INVALID_PARAMS."""
+
+MOST_CLOSE = 3
+"""How many names are told that are like one that is none."""
 
 APPROVAL_HINT = (
     "; nobody could be asked: call again from a host that can ask its user (MCP elicitation), "
@@ -80,7 +84,10 @@ def _each_text(value: Any, shorten: Callable[[str], str]) -> Any:
 
 
 def failed_result(error: Exception, tool: str, places: Sequence[str] = ()) -> dict[str, Any]:
-    """The result of a tool call that failed with `error`."""
+    """The result of a tool call that failed with `error`.
+
+    The text begins with what is most telling: of a tool that failed the `kind`, which stands beside the `code`.
+    """
     if isinstance(error, CldError):
         data = told(error, places)
     else:
@@ -88,15 +95,18 @@ def failed_result(error: Exception, tool: str, places: Sequence[str] = ()) -> di
         data = {"code": "internal", "message": f"{tool} failed inside the server; its log says why"}
     return {
         "resultType": "complete",
-        "content": [{"type": "text", "text": f"{data['code']}: {data['message']}"}],
+        "content": [{"type": "text", "text": f"{data.get('kind', data['code'])}: {data['message']}"}],
         "structuredContent": {"error": data},
         "isError": True,
     }
 
 
-def no_such_tool(name: str) -> MCPError:
-    """What is said of a tool that is not there, and of one the caller may not call."""
-    return MCPError(code=INVALID_PARAMS, message=f"Unknown tool: {name[:80]}; tools/list shows what you can call")
+def no_such_tool(name: str, callable: Iterable[str]) -> MCPError:
+    """What is said of a tool that is not there, and of one the caller may not call; `callable` are those they may."""
+    name = name[:80]
+    close = difflib.get_close_matches(name, [one for one in callable if one != name], MOST_CLOSE)
+    hint = f"names like it: {', '.join(close)}; " if close else ""
+    return MCPError(code=INVALID_PARAMS, message=f"Unknown tool: {name}; {hint}tools/list shows what you can call")
 
 
 def no_such_prompt(name: str) -> MCPError:

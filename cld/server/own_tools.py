@@ -1,7 +1,7 @@
 """cld's own tools as assistants call them: the same handlers as for hosts, for whoever a task acts for.
 
-What needs a person's approval is asked by the task that waits, and not here. Tools that begin or steer work
-are for those who asked for it, and are not among them.
+What needs a person's approval is asked by the task that waits, and not here. Tools that begin or steer work,
+and that say how it is done, are for those who asked for it, and are not among them.
 """
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -17,8 +17,8 @@ from cld.server.registry import Tool as Served
 from cld.tools import Caller, OnProgress, Result
 from cld.types import Annotations, Tool
 
-_NOT_FOR_TASKS = frozenset(
-    {"events_wait", "plan", "task_update", "task_cancel", "approve", "task_branch", "task_compare"}
+NOT_FOR_TASKS = frozenset(
+    {"events_wait", "plan", "task_update", "task_cancel", "approve", "task_branch", "task_compare", "model_status"}
 )
 
 
@@ -56,7 +56,7 @@ class OwnTools:
 
     def __init__(self, runtime: Runtime, tools: Sequence[Served]) -> None:
         self._runtime = runtime
-        self._served = {tool.name: tool for tool in tools if tool.name not in _NOT_FOR_TASKS}
+        self._served = {tool.name: tool for tool in tools if tool.name not in NOT_FOR_TASKS}
         self._tools = tuple(map(_described, self._served.values()))
 
     def tools(self) -> Sequence[Tool]:

@@ -42,7 +42,7 @@ class Tools:
     async def call(self, ctx: RequestContext, params: CallToolRequestParams) -> dict[str, Any]:
         tool = self.registry.find(params.name)
         if tool is None:
-            raise no_such_tool(params.name)
+            raise self._unknown(ctx, params.name)
         places = self._access.places
         given = params.arguments or {}
         read, misfit = _read(tool, given)
@@ -53,15 +53,15 @@ class Tools:
         try:
             guard = self._access.runtime.guard(principal)
             if tool.reads != ROOT and not guard.allows("read", tool.reads, context):
-                raise self._hidden(params.name)
+                raise self._hidden(ctx, params.name)
             call = Call(self._access.runtime, ctx, params, principal, context, self._questions)
             if tool.decides:
                 if misfit is not None:
                     raise misfit
-                return (await self._decided(call, tool, read, given)).wire()
+                return (await self._decided(ctx, call, tool, read, given)).wire()
             decision = guard.decide("call", tool.uri, context)
             if not decision.allow:
-                raise self._hidden(params.name)
+                raise self._hidden(ctx, params.name)
             if misfit is not None:
                 raise misfit
             if obligation := decision.obligations.get("require_approval"):
@@ -75,19 +75,25 @@ class Tools:
         except Exception as error:  # every failure of a tool is the tool's answer
             return failed_result(error, tool.name, places)
 
-    async def _decided(self, call: Call, tool: Tool, read: Any, given: Mapping[str, Any]) -> Reply:
+    async def _decided(self, ctx: RequestContext, call: Call, tool: Tool, read: Any, given: Mapping[str, Any]) -> Reply:
         """The reply of a tool that decides for itself whether it may be called."""
         try:
             return await _handle(call, tool, read, given)
         except AccessDenied as denied:
             if denied.action == "call" and denied.uri == tool.uri and not call.was_declined:
-                raise self._hidden(tool.name) from denied
+                raise self._hidden(ctx, tool.name) from denied
             raise
 
-    def _hidden(self, name: str) -> MCPError:
+    def _hidden(self, ctx: RequestContext, name: str) -> MCPError:
         """What is said of a tool that may not be called; where nothing can be decided, that."""
         self._access.require_policy()
-        return no_such_tool(name)
+        return self._unknown(ctx, name)
+
+    def _unknown(self, ctx: RequestContext, name: str) -> MCPError:
+        guard = self._access.runtime.guard(self._access.principal_of(ctx))
+        # Only from what the caller may call: a name is knowledge too.
+        callable = self.registry.callable(guard, self._access.context(ctx, "tools/list", {}))
+        return no_such_tool(name, [tool.name for tool in callable])
 
 
 async def _handle(call: Call, tool: Tool, read: Any, given: Mapping[str, Any]) -> Reply:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import re
 from collections.abc import AsyncGenerator
 from functools import partial
 from typing import Any, cast
@@ -15,7 +14,10 @@ from cld.escape import safe_line
 from cld.journal import questions
 from cld.server.call import Call, Reply
 from cld.server.call import shown as shown_arguments
+from cld.server.own_tools import NOT_FOR_TASKS
 from cld.server.work_tools import Approve, Cancel, Get, Plan, Update
+from cld.tools import Caller
+from cld.tools.brought import check_brought
 from cld.types import Approval, Step
 from cld.uri import URI
 from cld.work.engine import Engine
@@ -26,20 +28,16 @@ from cld.work.tree import Forest, Node
 MOST_TAIL = 200
 """Of a text that is being written so many of its last characters are shown."""
 
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-
 
 async def plan(call: Call, args: Plan) -> Reply:
     if (args.tasks is UNSET) == (not args.message):
         raise InvalidArgument("give message, or tasks (a plan of your own); not both", field="message")
     steps = () if args.tasks is UNSET else read_steps(args.tasks)
     given: list[str | dict[str, Any]] = [] if args.tools is UNSET else args.tools
-    for at, tool in enumerate(given):
-        if isinstance(tool, dict) and not _NAME.fullmatch(str(tool.get("name", ""))):
-            raise InvalidArgument(
-                f"tools[{at}] has to have a name of letters, digits, _ and -, at most 64", field=f"tools[{at}]"
-            )
     engine = await call.runtime.work(call.principal)
+    if any(isinstance(one, dict) for one in given):
+        offered = engine.world.calling.offered(Caller(call.principal, host=call.context.host))
+        await check_brought(given, NOT_FOR_TASKS.union(tool.name for tool in offered))
     begun = await begin(
         engine,
         call.store,

@@ -8,7 +8,7 @@ passes, so `seconds` of a budget are no concern of this module but for `time_lef
 
 import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import TypeVar
 
@@ -20,6 +20,8 @@ from cld.types import Budget, Ledger, Pause, Usage
 
 COUNTED = ("tokens", "money", "calls")
 """What a budget bounds and a usage counts."""
+
+NOTHING = Usage()
 
 _N = TypeVar("_N", int, float)
 
@@ -44,16 +46,18 @@ def total(parts: Iterable[Usage]) -> Usage:
     return whole
 
 
-def hold(ledger: Ledger, key: str, amount: Usage) -> Ledger:
+def hold(ledger: Ledger, key: str, amount: Usage, sunk: Usage = NOTHING) -> Ledger:
     """The ledger with `amount` set aside for `key`; what `key` held before is replaced, not added to.
+
+    `sunk` is what of it is spent already.
 
     Raises:
         BudgetExceeded: when that is more than is left, saying of what, how much is left and how much was asked.
         InvalidArgument: when the amount is negative or no number.
     """
     _check(amount, "amount")
-    others = {other: held for other, held in ledger.held.items() if other != key}
-    free = left(replace(ledger, held=others))
+    others = drop(ledger, key)
+    free = left(others)
     if (what := beyond(free, amount)) is not None:
         raise BudgetExceeded(
             f"the budget has {_amount(what, getattr(free, what))} left of "
@@ -61,7 +65,17 @@ def hold(ledger: Ledger, key: str, amount: Usage) -> Ledger:
             f"by {key}; give it more, or ask for less",
             what=what,
         )
-    return replace(ledger, held={**others, key: amount})
+    return _held(others, key, amount, sunk)
+
+
+def sink(ledger: Ledger, key: str, spent: Usage) -> Ledger:
+    """The ledger in which `key` holds what it has spent already, and nothing for what it has still to do.
+
+    Raises:
+        InvalidArgument: when `spent` is negative or no number.
+    """
+    _check(spent, "spent")
+    return _held(drop(ledger, key), key, spent, spent) if costs(spent) else drop(ledger, key)
 
 
 def settle(ledger: Ledger, key: str, spent: Usage) -> Ledger:
@@ -83,18 +97,34 @@ def drop(ledger: Ledger, key: str) -> Ledger:
     """The ledger without what `key` held, as it did not come to spending."""
     if key not in ledger.held:
         return ledger
-    return replace(ledger, held={other: held for other, held in ledger.held.items() if other != key})
+    return replace(
+        ledger,
+        held={other: held for other, held in ledger.held.items() if other != key},
+        sunk={other: sunk for other, sunk in ledger.sunk.items() if other != key},
+    )
 
 
 def left(ledger: Ledger) -> Budget:
     """What can still be held, never below nothing; None is without bound. `seconds` are those of the budget."""
-    gone = plus(ledger.spent, total(ledger.held.values()))
-    return replace(
-        ledger.budget,
-        tokens=_rest(ledger.budget.tokens, gone.tokens),
-        money=_rest(ledger.budget.money, gone.money),
-        calls=_rest(ledger.budget.calls, gone.calls),
-    )
+    return _without(ledger.budget, plus(ledger.spent, total(ledger.held.values())))
+
+
+def in_reach(ledger: Ledger, key: str, lost: Collection[str] = ()) -> Budget:
+    """What `key` can hold once all others have given back what they can, if they all come to cost nothing more.
+
+    That is nothing of what those in `lost` hold. Calls are never given back: one that began costs what it holds.
+    """
+    others = [
+        held if other in lost else replace(ledger.sunk.get(other, NOTHING), calls=held.calls)
+        for other, held in ledger.held.items()
+        if other != key
+    ]
+    return _without(ledger.budget, plus(ledger.spent, total(others)))
+
+
+def costs(amount: Usage) -> bool:
+    """Whether any of it counts against a budget."""
+    return any(getattr(amount, what) for what in COUNTED)
 
 
 def tightest(budgets: Iterable[Budget | None]) -> Budget:
@@ -154,6 +184,20 @@ def paused(pauses: Iterable[Pause], since: Instant, until: Instant) -> float:
             seconds += (last - first).total_seconds()
             begin = last
     return seconds
+
+
+def _held(ledger: Ledger, key: str, amount: Usage, sunk: Usage) -> Ledger:
+    more = {key: sunk} if costs(sunk) else {}
+    return replace(ledger, held={**ledger.held, key: amount}, sunk={**ledger.sunk, **more})
+
+
+def _without(budget: Budget, gone: Usage) -> Budget:
+    return replace(
+        budget,
+        tokens=_rest(budget.tokens, gone.tokens),
+        money=_rest(budget.money, gone.money),
+        calls=_rest(budget.calls, gone.calls),
+    )
 
 
 def _rest(bound: _N | None, gone: _N) -> _N | None:

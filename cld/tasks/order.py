@@ -207,6 +207,11 @@ def _check_step(step: Step, where: str, ids: set[str], bound: Budget) -> None:
             if name in step.inputs:
                 field = f"{where}.inputs.{name}"
                 raise InvalidArgument(f"{field} is taken by for_each; call the input something else", field=field)
+        for at, below in enumerate(step.steps):
+            # Those that the list makes are called so, and it would be taken as gone through already.
+            if below.id.startswith(f"{step.id}-"):
+                field = f"{where}.steps[{at}].id"
+                raise InvalidArgument(f"{field} {below.id!r} begins as what for_each makes; use another", field=field)
     for tool in step.tools or ():
         if not _TOOL.fullmatch(tool):
             raise InvalidArgument(f"{where}.tools has {tool[:80]!r}, which is no tool's name", field=f"{where}.tools")
@@ -228,10 +233,19 @@ def _check_path(value: object, field: str) -> None:
     given = cast("dict[object, object]", value)
     if "from" not in given:
         return
+    if reference_of(given) is None:
+        if isinstance(given["from"], str):
+            others = ", ".join(repr(key)[:80] for key in given if key not in ("from", "path"))
+            raise InvalidArgument(
+                f'{field} has beside from {others}; a reference has from, and perhaps path: write {{"literal": …}} '
+                "around what is meant as it is",
+                field=field,
+            )
+        return
     path = given.get("path", "")
     if not isinstance(path, str):
         raise InvalidArgument(f"{field}.path has to be a text", field=f"{field}.path")
-    if path and reference_of(given) is not None:
+    if path:
         check_expression(path_expression(path), f"{field}.path", names=("output",))
 
 

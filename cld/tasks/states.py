@@ -107,7 +107,8 @@ class Wake(Struct, frozen=True):
 class Judge(Struct, frozen=True):
     """What the judging holder thinks of what came of the subtasks; `steps` are to put right what is lacking.
 
-    Followed by Complete, or with steps by Supervise once they are made. How often is bounded by the caller.
+    In running, of what came of working the task as it is. Followed by Complete, or with steps by Supervise once they
+    are made. How often is bounded by the caller.
     """
 
     holder: str
@@ -243,7 +244,7 @@ def apply(task: Task, event: Event) -> Task:
             return replace(task, status=_claimable(task), waiting=None, until="", pauses=_ended(task, event.now))
         case Judge():
             _held(task, event)
-            _in(task, event, "supervising")
+            _in(task, event, "running", "supervising")
             judgements = (*task.judgements, event.judgement)
             return replace(task, judgements=judgements, plan=event.steps, usage=plus(task.usage, event.usage))
         case Spend():

@@ -8,8 +8,8 @@ a lease) is raised. It must not know what a tool does, nor keep a journal: the e
 import asyncio
 import difflib
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -31,6 +31,7 @@ from cld.tools import Caller, OnProgress, Result, Source
 from cld.tools.arguments import Checks
 from cld.tools.output import MAX_LEVELS, limited, nests_deeper
 from cld.tools.rates import Rates
+from cld.tools.resources import AsSet
 from cld.types import Failure, Tool
 from cld.uri import ROOT, URI, make_uri, namespace_of, parse_prefix
 
@@ -40,6 +41,8 @@ MAX_DEPTH = 5
 """How many tools may call one another in a row."""
 
 MOST_NAMES = 3
+
+AnsweredT = TypeVar("AnsweredT", bound=Result | None)
 
 _RAISED = (AccessDenied, ApprovalRequired, BudgetExceeded, LeaseLost, PolicyError)
 """What is not the tool's failure and no model's to act on."""
@@ -63,6 +66,11 @@ class Calling:
         self._tooling = tooling
         self._checks = Checks()
         self._rates = Rates(tooling.tool_rates, tooling.namespace_rates)
+
+    @property
+    def output_bytes(self) -> int:
+        """How much a call may give."""
+        return self._tooling.output_bytes
 
     def tools(self) -> list[Tool]:
         """All there are now, by source and in its order, those out of use included."""
@@ -121,8 +129,21 @@ class Calling:
         tool, source = found
         if caller.depth >= MAX_DEPTH:
             return _failed("too_deep", f"{name} was not called: tools called one another {MAX_DEPTH} times in a row")
+        return await self._told(tool, self._call(tool, source, arguments, caller, progress), source)
+
+    async def admit(self, tool: Tool, arguments: Mapping[str, Any], caller: Caller) -> Result | None:
+        """Whether `caller` may call a tool that somebody else runs: None, and it counts as called, or why not.
+
+        As `call` up to where the tool would run, with the same errors; `tool` is none of the sources'.
+        """
+        return await self._told(tool, self._admitted(tool, arguments, caller))
+
+    async def _told(
+        self, tool: Tool, doing: Coroutine[Any, Any, AnsweredT], source: Source | None = None
+    ) -> AnsweredT | Result:
+        """What comes of it within the tool's time, or what a model can act on of how it failed."""
         try:
-            return await self._call(tool, source, arguments, caller, progress)
+            return await self._timed(tool, doing, source)
         except ToolFailed as failed:
             return _failed(failed.kind, str(failed))
         except _RAISED:
@@ -130,30 +151,37 @@ class Calling:
         except CldError as error:
             return _failed(error.code, str(error))
         except Exception:  # a source is somebody else's code; what it raises ends the call and nothing more
-            log.exception("the tool %s failed", name)
-            return _failed("internal", f"{name} failed inside cld; its log says why")
+            log.exception("the tool %s failed", tool.name)
+            return _failed("internal", f"{tool.name} failed inside cld; its log says why")
 
     async def _call(
         self, tool: Tool, source: Source, arguments: Mapping[str, Any], caller: Caller, progress: OnProgress
     ) -> Result:
+        if (refused := await self._admitted(tool, arguments, caller)) is not None:
+            return refused
+        result = limited(await source.call(tool, arguments, caller, progress), self._tooling.output_bytes)
+        return await self._checked(tool, result)
+
+    async def _admitted(self, tool: Tool, arguments: Mapping[str, Any], caller: Caller) -> Result | None:
+        misfit = await self._misfit(tool, arguments)
+        # Policy is asked first, so that who may not call learns nothing; what does not fit never reaches rules.
+        self._allow(tool, arguments if misfit is None else None, caller)
+        if misfit is None:
+            self._rates.take(tool.name, namespace_of(_task_uri(caller)))
+        return misfit
+
+    async def _timed(self, tool: Tool, doing: Coroutine[Any, Any, AnsweredT], source: Source | None) -> AnsweredT:
         seconds = tool.time_limit or self._tooling.seconds
         limit = asyncio.timeout(seconds)
         try:
             async with limit:
-                misfit = await self._misfit(tool, arguments)
-                # Policy is asked first, so that who may not call learns nothing; what does not fit never reaches rules.
-                self._allow(tool, arguments if misfit is None else None, caller)
-                if misfit is not None:
-                    return misfit
-                self._rates.take(tool.name, namespace_of(_task_uri(caller)))
-                result = limited(await source.call(tool, arguments, caller, progress), self._tooling.output_bytes)
-                return await self._checked(tool, result)
+                return await doing
         except TimeoutError:
             if not limit.expired():  # one from within, which says nothing about this limit
                 raise
             raise ToolFailed(
                 f"{tool.name} took more than {seconds:g} seconds and was stopped; "
-                "ask for less, or have its time limit raised (tooling.seconds)",
+                f"ask for less, or have its time limit raised ({_limit_of(tool, source)})",
                 kind="timed_out",
             ) from None
 
@@ -209,6 +237,15 @@ class Calling:
             for tool in source.tools():
                 found.setdefault(tool.name, (tool, source))
         return found
+
+
+def _limit_of(tool: Tool, source: Source | None) -> str:
+    """Where the time limit is set that bounds a call."""
+    if tool.time_limit is None:
+        return "tooling.seconds"
+    if isinstance(source, AsSet) and source.limits(tool):
+        return f"time_limit in {tool_uri(tool.name)}"
+    return f"seconds of its @tool, or time_limit in {tool_uri(tool.name)}, which beats it"
 
 
 def _task_uri(caller: Caller) -> URI:

@@ -33,18 +33,9 @@ def limited(result: Result, most: int) -> Result:
     if (error := result.error) is not None:
         code = error.code if _CODE.fullmatch(error.code) and error.code != _CANCELLED else "failed"
         result = Result(result.data, result.text, Failure(code, error.message[:MAX_ERROR]))
-    if nests_deeper(result.data, MAX_LEVELS):
-        said = f"the tool finished, but what it gave nests deeper than {MAX_LEVELS} levels; ask it for less"
+    if (fault := too_large(result.data, most)) is not None:
+        said = f"the tool finished, but what it gave {fault}; ask it for less"
         return Result(error=Failure("output_too_large", said))
-    size = 0 if result.data is None else len(msgspec.json.encode(result.data))
-    if size > most:
-        return Result(
-            error=Failure(
-                "output_too_large",
-                f"the tool finished, but what it gave has {size} bytes and at most {most} are taken "
-                "(tooling.output_bytes); ask it for less",
-            )
-        )
     text = result.text.encode(errors="replace")
     if len(text) <= most:
         return result
@@ -52,6 +43,14 @@ def limited(result: Result, most: int) -> Result:
     kept = text[:room].decode(errors="ignore")
     note = _NOTE.format(kept=len(kept.encode()), all=len(text), most=most)
     return Result(result.data, kept + note, result.error)
+
+
+def too_large(data: Any, most: int) -> str | None:
+    """Why data cannot be taken, None if they can."""
+    if nests_deeper(data, MAX_LEVELS):
+        return f"nests deeper than {MAX_LEVELS} levels"
+    size = 0 if data is None else len(msgspec.json.encode(data))
+    return f"has {size} bytes and at most {most} are taken (tooling.output_bytes)" if size > most else None
 
 
 def nests_deeper(value: Any, levels: int) -> bool:

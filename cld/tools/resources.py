@@ -84,6 +84,10 @@ class ToolResources:
         limit = tool.time_limit if kept.tool.time_limit is None else kept.tool.time_limit
         return replace(tool, disabled=kept.tool.disabled, time_limit=limit)
 
+    def limits(self, name: str) -> bool:
+        """Whether people have set a time limit of the tool `name`."""
+        return (kept := self._kept.get(name)) is not None and kept.tool.time_limit is not None
+
     def problems(self) -> Sequence[str]:
         return [f"the tool {name} is out of use: {why}" for name, why in self._invalid.items()]
 
@@ -167,6 +171,10 @@ class AsSet(Source):
 
     def tools(self) -> Sequence[Tool]:
         return [self._kept.as_set(tool) for tool in self._source.tools()]
+
+    def limits(self, tool: Tool) -> bool:
+        """Whether its time limit is one that people have set."""
+        return self._kept.limits(tool.name)
 
     async def call(self, tool: Tool, arguments: Mapping[str, Any], caller: Caller, progress: OnProgress) -> Result:
         """As `Source.call`; the source gets its own tool back."""

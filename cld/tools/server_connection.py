@@ -19,7 +19,7 @@ from cld.errors import ToolFailed
 from cld.escape import safe_line
 from cld.tools import OnProgress, Result
 from cld.tools.server_http import check_url, http
-from cld.tools.server_listing import EMPTY, MAX_TOOLS, PREFIX, Listing, listing_of
+from cld.tools.server_listing import EMPTY, MAX_TOOLS, Listing, listing_of, misnamed
 from cld.tools.server_results import MAX_ERROR, progress_of, result_of, shortened
 from cld.tools.server_secrets import Secrets
 from cld.tools.server_stdio import Noise, Program, TooLong, program_of, stdio
@@ -61,8 +61,8 @@ class Connection:
         on_end: "Callable[[Connection], None]",
     ) -> None:
         """Raises: ToolFailed: the server cannot be used as it is described."""
-        if not PREFIX.fullmatch(server.prefix):
-            raise ToolFailed("its prefix has to be 1 to 24 of A-Z a-z 0-9 _ -; correct it", kind="misconfigured")
+        if (fault := misnamed(server.prefix)) is not None:
+            raise ToolFailed(fault, kind="misconfigured")
         if bool(server.command) == bool(server.url):
             raise ToolFailed("it needs either command or url; add or remove one", kind="misconfigured")
         self._uri = uri

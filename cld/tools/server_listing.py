@@ -26,7 +26,7 @@ MAX_DESCRIPTION = 4000
 MAX_TITLE = 200
 MAX_TOOLS = 1000
 
-PREFIX = re.compile(r"[A-Za-z0-9_-]{1,24}")
+_PREFIX = re.compile(r"[A-Za-z0-9_-]{1,24}")
 
 _OLDER = re.compile(r"https?://json-schema\.org/(draft-0[4-7]|draft/2019-09)/schema#?")
 """Dialects that most servers still name; what they use of them means the same in 2020-12, or is refused there."""
@@ -45,6 +45,11 @@ class Listing:
 
 
 EMPTY = Listing({}, {}, ())
+
+
+def misnamed(prefix: str) -> str | None:
+    """Why no names of tools can begin so, None if they can."""
+    return None if _PREFIX.fullmatch(prefix) else "its prefix has to be 1 to 24 of A-Z a-z 0-9 _ -; correct it"
 
 
 def listing_of(offered: "Sequence[mcp_types.Tool]", origin: str, server: Server, secrets: Secrets) -> Listing:
@@ -109,16 +114,25 @@ def _schema(schema: dict[str, Any], where: str, secrets: Secrets) -> dict[str, A
     Raises:
         InvalidResource: it is none, or too large.
     """
-    dialect = schema.get("$schema")
-    older = isinstance(dialect, str) and _OLDER.fullmatch(dialect) is not None
-    if older or dialect == f"{DIALECT}#":
-        schema = {key: value for key, value in schema.items() if key != "$schema"}
     try:
-        schema = secrets.hide_in(_visible(schema, older=older))
+        schema = secrets.hide_in(as_2020(schema))
     except RecursionError:
         raise InvalidResource(f"{where} nests too deep") from None
     compile_schema(schema, where=where)
     return schema
+
+
+def as_2020(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema of that dialect or an older one in words of 2020-12, with the texts in it made visible.
+
+    Raises:
+        RecursionError: it nests too deep.
+    """
+    dialect = schema.get("$schema")
+    older = isinstance(dialect, str) and _OLDER.fullmatch(dialect) is not None
+    if older or dialect == f"{DIALECT}#":
+        schema = {key: value for key, value in schema.items() if key != "$schema"}
+    return _visible(dict(schema), older=older)
 
 
 def _visible(value: Any, *, older: bool) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import msgspec
 
 from cld.config import Permit
+from cld.tools.server_listing import misnamed
 from cld.tools.server_secrets import named
 from cld.types import Server
 
@@ -17,7 +18,12 @@ ANY_MORE = "*"
 
 
 def allowed(server: Server, permits: Sequence[Permit]) -> str | None:
-    """None if one of `permits` covers the server, else why not, and what to write where."""
+    """None if the server has a usable prefix and one of `permits` covers it; else why not, and what to write where."""
+    faults = [fault for fault in (misnamed(server.prefix), _not_permitted(server, permits)) if fault is not None]
+    return "; ".join(faults) or None
+
+
+def _not_permitted(server: Server, permits: Sequence[Permit]) -> str | None:
     words = (server.command, *server.args)
     if server.command and server.url:
         return "it has both a command and a url; remove one"

@@ -4,6 +4,7 @@ A branch is a tree of its own below the same message, so that nothing of the fir
 gave stays there to be compared with. Every revision of a task is in the history; any of them can be branched.
 """
 
+import contextlib
 import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,10 +14,11 @@ import msgspec
 from cld.errors import InvalidArgument, InvalidResource
 from cld.guard import GuardedStore
 from cld.resource import Draft, describe, new_id
+from cld.store import Stored
 from cld.tasks.budget import total
 from cld.tasks.inputs import literal, resolve
 from cld.tasks.order import dependencies
-from cld.types import Budget, Source, Task
+from cld.types import Budget, Source, Step, Task
 from cld.uri import URI, make_uri, parent_of, type_of
 from cld.work.engine import Engine
 from cld.work.requests import bounded
@@ -40,23 +42,19 @@ class Difference(msgspec.Struct, frozen=True, omit_defaults=True):
 async def branch(
     engine: Engine, store: GuardedStore, uri: URI, version: str | None = None, *, assistant: str = ""
 ) -> URI:
-    """Do a task again as it was asked at `version`, or at first; the new task.
+    """Do a task again as it was asked, and planned, at `version`, or at first; the new task.
 
     Inputs that came from other tasks are what these gave. `assistant` works it in place of whoever is elected.
 
     Raises:
         ResourceNotFound: there is no such task or version, or the asker may not read it.
-        InvalidArgument: what it takes from other tasks is not there (any more).
+        InvalidArgument: what it takes from other tasks, or its plan, is not there (any more).
     """
     if type_of(uri) != TASK:
         raise InvalidArgument(f"{uri} is no task", field="uri")
-    if version is None:
-        version = (await store.history(uri))[-1].version
-    stored = await store.get(uri, version)
-    try:
-        asked = msgspec.convert(stored.resource.content, Task)
-    except msgspec.ValidationError as error:
-        raise InvalidResource(f"{uri} was no valid task in version {version[:12]}: {error}") from error
+    versions = [one.version for one in await store.history(uri)]
+    version = versions[-1] if version is None else version
+    stored, asked = await _asked(store, uri, version)
     node = await engine.forest.load(uri)
     elected = asked.assistant if asked.election is None or asked.election.by == "plan" else ""
     chosen = await engine.assistants.member(uri, assistant) if assistant else None
@@ -68,7 +66,7 @@ async def branch(
         status="assigned" if worker else "pending",
         assistant=worker,
         direct=asked.direct,
-        plan=asked.plan or None,
+        plan=await _planned(store, node, asked, versions[versions.index(version) :] if version in versions else []),
         when=asked.when,
         for_each=asked.for_each,
         inputs=_inputs(node, asked),
@@ -86,6 +84,34 @@ async def branch(
     await store.put(Draft(place, contents(again), stored.resource.meta))
     await engine.forest.load(place)
     return place
+
+
+async def _asked(store: GuardedStore, uri: URI, version: str) -> tuple[Stored, Task]:
+    stored = await store.get(uri, version)
+    try:
+        return stored, msgspec.convert(stored.resource.content, Task)
+    except msgspec.ValidationError as error:
+        raise InvalidResource(f"{uri} was no valid task in version {version[:12]}: {error}") from error
+
+
+async def _planned(store: GuardedStore, node: Node, asked: Task, before: Sequence[str]) -> tuple[Step, ...] | None:
+    """What the task had been planned as, though its steps had been made by then; None when it is to be planned.
+
+    `before` are the versions up to that one, newest first.
+    """
+    if not asked.for_each and (asked.plan or asked.direct):
+        return asked.plan or None
+    # What is done for each value stands in the oldest version: later ones have the steps for these values.
+    for version in reversed(before) if asked.for_each else before:
+        with contextlib.suppress(InvalidResource):
+            _, task = await _asked(store, node.uri, version)
+            if task.plan or asked.for_each:
+                return task.plan or None
+    if node.children and asked.status not in ("pending", "assigned"):
+        raise InvalidArgument(
+            f"the history of {node.uri} does not go back to what it was planned as; branch its subtasks", field="uri"
+        )
+    return None
 
 
 async def compare(engine: Engine, store: GuardedStore, first: URI, second: URI) -> Difference:
@@ -111,14 +137,19 @@ def difference(first: Node, second: Node) -> Difference:
     told, other = _told(first), _told(second)
     fields = {name: (told[name], other[name]) for name in told if told[name] != other[name]}
     output = _lines(first.task.output, second.task.output)
-    both = [id for id in first.children if id in second.children]
-    below = tuple(difference(first.children[id], second.children[id]) for id in both)
+    ones, others = _children(first), _children(second)
+    below = tuple(difference(ones[key], others[key]) for key in ones if key in others)
     only = (
-        tuple(id for id in first.children if id not in second.children),
-        tuple(id for id in second.children if id not in first.children),
+        tuple(child.id for key, child in ones.items() if key not in others),
+        tuple(child.id for key, child in others.items() if key not in ones),
     )
     same = not fields and not output and all(one.same for one in below) and not any(only)
     return Difference((first.uri, second.uri), same, fields, output, tuple(one for one in below if not one.same), only)
+
+
+def _children(node: Node) -> dict[str, Node]:
+    """The subtasks by what they are called in the plan: those for each value are named after the task itself."""
+    return {child.id.removeprefix(f"{node.id}-"): child for child in node.children.values()}
 
 
 def _told(node: Node) -> dict[str, Any]:
@@ -131,7 +162,8 @@ def _told(node: Node) -> dict[str, Any]:
         "inputs": task.inputs,
         "error": None if task.error is None else task.error.message,
         "skipped": task.skipped,
-        "sources": sorted(source.uri for source in task.sources),
+        # Its own subtasks have other names in each, and are compared themselves.
+        "sources": sorted(source.uri for source in task.sources if not source.uri.startswith(f"{node.uri}/")),
         "usage": msgspec.to_builtins(total(one.task.usage for one in node.subtree())),
     }
 

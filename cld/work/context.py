@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 from cld.guard import GuardedStore
-from cld.index.window import MIN_BUDGET, window
+from cld.index.window import MIN_BUDGET, Part, window
 from cld.journal import children
 from cld.store import Stored
 from cld.tasks.order import dependencies
@@ -13,6 +13,8 @@ from cld.work.tree import TASK, Node
 from cld.work.world import World
 
 MESSAGE = "common.Message"
+_OF_WORK = (TASK, MESSAGE, "common.Conversation")
+_ABOVE = "It is part of this:"
 
 MOST_MESSAGES = 10
 """How many earlier messages of a conversation are told, with their answers."""
@@ -29,7 +31,9 @@ class Contexts:
         self._before: WeakKeyDictionary[Node, tuple[tuple[URI, ...], ...]] = WeakKeyDictionary()
 
     async def of(self, store: GuardedStore, node: Node) -> str:
-        """What is known, as far as `store` may read it.
+        """What is known, as far as `store` may read it; the same where the tree says the same, wherever the task lies.
+
+        Its own words are not among it, which are told as such; nor where the tasks and messages lie that it is part of.
 
         A task that names its inputs gets those, and needs no more. Of the tasks beside it in its plan it is told
         of those that it comes after, and of no others: which of them are done already is chance.
@@ -41,7 +45,7 @@ class Contexts:
         beside = [make_uri(parent_of(node.uri), TASK, id) for id in dependencies(node.task)]
         left = max(MIN_BUDGET, budget - len(said) // _MOST_CHARACTERS)
         found = await window(store, self._world.find, node.uri, left, beside=beside)
-        return "\n\n".join(part for part in (said, found.text) if part)
+        return "\n\n".join([*([said] if said else []), *(_told(part) for part in found.parts if part.role != "self")])
 
     async def _said_before(self, store: GuardedStore, node: Node, characters: int) -> str:
         """The messages before the one that is worked, and their answers: the newest that fit, in order."""
@@ -69,6 +73,11 @@ class Contexts:
             return ()
         before = [uri for uri in await children(self._keeper, conversation, MESSAGE) if uri < message]
         return tuple([(uri, *await children(self._keeper, uri, TASK)) for uri in before[-MOST_MESSAGES:]])
+
+
+def _told(part: Part) -> str:
+    place = _ABOVE if part.role == "ancestor" and type_of(part.uri) in _OF_WORK else part.uri
+    return f"{place}\n{part.text}"
 
 
 async def _exchange(store: GuardedStore, uris: tuple[URI, ...]) -> str:

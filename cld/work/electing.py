@@ -95,17 +95,28 @@ class Assistants:
 
     async def _at(self, place: URI) -> tuple[Member, ...]:
         if place not in self._members:
-            found = [await self._read(uri) for uri in await children(self._store, place, ASSISTANT)]
-            self._members[place] = tuple(one for one in found if one is not None and not one.assistant.disabled)
+            self._members[place] = await _members(self._store, place)
         return self._members[place]
 
-    async def _read(self, uri: URI) -> Member | None:
-        try:
-            resource = (await self._store.get(uri)).resource
-            assistant = msgspec.convert(resource.content, Assistant)
-        except (ResourceNotFound, InvalidResource, msgspec.ValidationError):
-            return None  # shown as invalid by whoever lists it; nobody can be elected by half a description
-        return Member(uri, assistant, resource.meta, candidate_of_resource(resource))
+
+async def everyone(store: GuardedStore) -> list[Member]:
+    """All assistants that a task can be given to, of the tree and of each namespace."""
+    places = (ROOT, *await children(store, ROOT, "cld.Namespace"))
+    return [member for place in places for member in await _members(store, place)]
+
+
+async def _members(store: GuardedStore, place: URI) -> tuple[Member, ...]:
+    found = [await _read(store, uri) for uri in await children(store, place, ASSISTANT)]
+    return tuple(one for one in found if one is not None and not one.assistant.disabled)
+
+
+async def _read(store: GuardedStore, uri: URI) -> Member | None:
+    try:
+        resource = (await store.get(uri)).resource
+        assistant = msgspec.convert(resource.content, Assistant)
+    except (ResourceNotFound, InvalidResource, msgspec.ValidationError):
+        return None  # shown as invalid by whoever lists it; nobody can be elected by half a description
+    return Member(uri, assistant, resource.meta, candidate_of_resource(resource))
 
 
 def _namespace(uri: URI) -> URI | None:

@@ -69,7 +69,7 @@ class Engine:
         """The tree as the engine writes it: for whoever asked for the work, and not again asked about."""
         self.holder = f"{os.getpid()}-{secrets.token_hex(4)}"
         self.forest = Forest(self.keeper, self._changed, self._gone)
-        self.ledgers = Ledgers()
+        self.ledgers = Ledgers(world.settings.lease_seconds)
         self.assistants = Assistants(world, self.keeper)
         self._stops = Stops(self.forest, self.holder, world.settings.lease_seconds, lambda uri: uri in self._running)
         self._working = Working(

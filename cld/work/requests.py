@@ -6,7 +6,8 @@ asked; the engine does the rest. What they write they write as the one who asks.
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -16,10 +17,12 @@ from msgspec.structs import replace
 from cld.config import Work
 from cld.errors import (
     AccessDenied,
+    BudgetExceeded,
     Conflict,
     InvalidArgument,
     InvalidResource,
     InvalidTransition,
+    ModelFailed,
     ResourceNotFound,
 )
 from cld.escape import safe_line
@@ -36,13 +39,18 @@ from cld.journal import (
     questions,
 )
 from cld.json_schema import compile_schema
+from cld.purse import Metered
 from cld.resource import Draft, Meta, new_id, timestamp
 from cld.store import Stored
+from cld.supervisor import fits_words
 from cld.tasks.order import Blocked, PlanLimits, check_plan
 from cld.tasks.states import Claim, Complete, Fail, Release, is_held
-from cld.types import Approval, Budget, Call, Failure, Step, Task
+from cld.tools import Caller, Result
+from cld.tools.output import MAX_ERROR, limited, too_large
+from cld.types import Approval, Budget, Call, Failure, Step, Task, Usage
 from cld.uri import MAX_DEPTH, ROOT, URI, id_of, make_uri, parent_of, type_of
 from cld.work.claims import blocked
+from cld.work.electing import CLIENT, GENERAL, Member
 from cld.work.engine import Engine
 from cld.work.tree import TASK, Node, contents
 
@@ -50,6 +58,8 @@ CONVERSATION, MESSAGE = "common.Conversation", "common.Message"
 
 MOST_MESSAGE = 100_000
 MOST_CLIENT_TOOLS = 50
+MOST_NAMES = 5
+"""Of what there is instead of a name that is wrong so many are told."""
 
 MOST_TRIES = 8
 """How often an answer is tried again because others changed its question."""
@@ -107,14 +117,20 @@ async def begin(
             field="message",
         )
     check_plan(steps, limits=PlanLimits(settings.depth, settings.width, settings.tasks), budget=bound, field="tasks")
-    if isinstance(response_format, Mapping):
-        await _check_schema(response_format)
+    place = make_uri(conversation or ROOT, TASK, "new")
+    await _check_schemas([("response_format", response_format), *_formats(steps)])
     if len(client_tools) > MOST_CLIENT_TOOLS:
         raise InvalidArgument(f"there are {len(client_tools)} tools; at most {MOST_CLIENT_TOOLS}", field="tools")
+    for path, step in _each(steps):
+        if step.assistant and step.assistant != CLIENT:
+            await _member(engine, place, step.assistant, f"{path}.assistant")
+    named = [("tools", tools), *((f"{path}.tools", step.tools) for path, step in _each(steps))]
+    _check_tools(engine, store, named, [str(tool.get("name")) for tool in client_tools])
+    member = await _member(engine, place, assistant, "assistant") if assistant else None
     task = Task(
         plan=steps or None,
         direct=bool(assistant),
-        assistant=await _named(engine, assistant),
+        assistant="" if member is None else str(member.uri),
         status="assigned" if assistant else "pending",
         response_format=dict(response_format) if isinstance(response_format, Mapping) else response_format,
         tools=None if tools is None else tuple(tools),
@@ -122,8 +138,8 @@ async def begin(
         budget=bound,
         roles=engine.principal.roles,
     )
-    place = await _conversation(store, conversation, message or steps[0].purpose)
-    said = make_uri(place, MESSAGE, new_id())
+    conversation = await _conversation(store, conversation, message or steps[0].purpose)
+    said = make_uri(conversation, MESSAGE, new_id())
     text = message or "\n".join(f"{step.id}: {step.purpose}" for step in steps)
     await store.put(Draft(said, {"role": "user", "text": text}))
     root = make_uri(said, TASK, new_id())
@@ -131,7 +147,7 @@ async def begin(
     await engine.ledgers.create(engine.keeper, root, bound)
     await store.put(Draft(root, contents(task), Meta(purpose=text)))
     await engine.forest.load(root)
-    return Begun(place, said, root)
+    return Begun(conversation, said, root)
 
 
 async def wait(engine: Engine, uri: URI, seconds: float) -> Task:
@@ -296,12 +312,14 @@ async def update(
     `call_results` are by the calls' ids or keys; with all of them there, the task goes on.
 
     Raises:
-        InvalidArgument: there is no such call, or nothing to do.
+        InvalidArgument: there is no such call, nothing to do, or the output is not of the form asked for.
         InvalidTransition: the task does not wait for its client.
     """
     node = await engine.forest.load(uri)
     if node.is_over:
         raise InvalidTransition(f"{uri} is {node.task.status}; nothing can be added to it")
+    if has_output:
+        output = _within(engine.world.calling.output_bytes, output)
     if call_results:
         await _take_results(engine, node, call_results)
     if not has_output and status is None:
@@ -310,13 +328,13 @@ async def update(
         return node.task
     if node.task.status not in ("waiting", "pending", "assigned") or is_held(node.task, timestamp()):
         raise InvalidTransition(f"{uri} is {node.task.status} and somebody works it; cancel it first")
+    spent = Usage() if status == "failed" else await _check_format(engine, node, output)
     now, fence = timestamp(), node.task.fence + 1
     claim = Claim(engine.holder, CLIENT_LEASE_SECONDS, now, over=True)
     if status == "failed":
-        failed = Failure("client_failed", error or "the client could not do it")
+        failed = Failure("client_failed", error[:MAX_ERROR] or "the client could not do it")
         return await engine.forest.change(node, claim, Fail(failed, now, engine.holder, fence))
-    await _check_format(node.task, output)
-    return await engine.forest.change(node, claim, Complete(engine.holder, fence, now, output=output))
+    return await engine.forest.change(node, claim, Complete(engine.holder, fence, now, output=output, usage=spent))
 
 
 async def _take_results(engine: Engine, node: Node, results: Mapping[str, Any]) -> None:
@@ -332,7 +350,8 @@ async def _take_results(engine: Engine, node: Node, results: Mapping[str, Any]) 
     for name, result in results.items():
         kept = waiting.pop(name if name in waiting else by_key[name])
         text = result if isinstance(result, str) else ""
-        await journal.finish(kept, result=None if text else result, text=text, error=None)
+        took = limited(Result(None if text else result, text), engine.world.calling.output_bytes)
+        await journal.finish(kept, result=took.data, text=took.text, error=took.error)
     if not waiting and node.task.status == "waiting":
         now, fence = timestamp(), node.task.fence + 1
         claim = Claim(engine.holder, CLIENT_LEASE_SECONDS, now, over=True)
@@ -340,18 +359,101 @@ async def _take_results(engine: Engine, node: Node, results: Mapping[str, Any]) 
         await engine.forest.change(node, claim, Release(engine.holder, fence))
 
 
-async def _check_format(task: Task, output: Any) -> None:
-    if isinstance(task.response_format, dict):
-        check = await run_sync(compile_schema, task.response_format)
+def _within(most: int, output: Any) -> Any:
+    """What a client gives as `limited` takes it, but that data which are too large are refused: it can give less."""
+    if isinstance(output, str):
+        return limited(Result(text=output), most).text
+    if (fault := too_large(output, most)) is not None:
+        raise InvalidArgument(f"output {fault}; give less, or put it into resources and name them", field="output")
+    return output
+
+
+async def _check_format(engine: Engine, node: Node, output: Any) -> Usage:
+    """Refuse what is not of the form asked for; what it cost to find out.
+
+    Where no model answers, or none can be paid, what is plain is told all the same: a client goes on without one.
+    """
+    format = node.task.response_format
+    if isinstance(format, dict):
+        check = await run_sync(compile_schema, format)
         if (misfit := await run_sync(check, output)) is not None:
             raise InvalidArgument(f"output does not fit: {misfit.field or 'it'}: {misfit.reason}", field="output")
-
-
-async def _check_schema(schema: Mapping[str, Any]) -> None:
+    if not format or isinstance(format, dict):
+        return Usage()
+    if output is None:
+        raise InvalidArgument(f"output is to be {format!r}, and there is none", field="output")
+    text = output if isinstance(output, str) else msgspec.json.encode(output).decode()
+    bounds = [one.uri for one in node.path() if one.task.budget is not None]
+    purse = engine.ledgers.purse(engine.keeper, bounds, str(node.uri))
     try:
-        await run_sync(lambda: compile_schema(schema, where="response_format"))
-    except InvalidResource as error:
-        raise InvalidArgument(str(error), field="response_format") from error
+        fits, why, spent = await fits_words(Metered(engine.world.model, purse, str(node.task.fence + 1)), format, text)
+    except (ModelFailed, BudgetExceeded):
+        return Usage()
+    finally:
+        await purse.flush()
+    if not fits:
+        raise InvalidArgument(f"output is to be {format!r}, and {why}", field="output")
+    return spent
+
+
+async def _check_schemas(formats: Iterable[tuple[str, Mapping[str, Any] | str | None]]) -> None:
+    """Refuse what is asked for as a schema and is none, naming where it stands."""
+    schemas = {msgspec.json.encode(one): (one, where) for where, one in formats if isinstance(one, Mapping)}
+
+    def check() -> None:
+        for schema, where in schemas.values():
+            try:
+                compile_schema(schema, where=where)
+            except InvalidResource as error:
+                raise InvalidArgument(str(error), field=where) from error
+
+    if schemas:
+        await run_sync(check)
+
+
+def _each(steps: Sequence[Step], field: str = "tasks") -> Iterator[tuple[str, Step]]:
+    """Every step of a plan, those within others too, with its path."""
+    for at, step in enumerate(steps):
+        yield f"{field}[{at}]", step
+        yield from _each(step.steps, f"{field}[{at}].steps")
+
+
+def _formats(steps: Sequence[Step]) -> Iterator[tuple[str, Mapping[str, Any] | str | None]]:
+    for path, step in _each(steps):
+        yield f"{path}.response_format", step.response_format
+
+
+def _check_tools(
+    engine: Engine, store: GuardedStore, named: Iterable[tuple[str, Sequence[str] | None]], own: Sequence[str]
+) -> None:
+    """Refuse names that are neither of tools the asker may call nor of those the client brings."""
+    wanted = [(field, name) for field, names in named for name in names or ()]
+    if not wanted:
+        return
+    there = [*own, *(tool.name for tool in engine.world.calling.offered(Caller(store.guard.principal)))]
+    known = frozenset(there)
+    for field, name in wanted:
+        if name not in known:
+            near = _near(name, there)
+            hint = f"; there are for example {near}" if near else ""
+            raise InvalidArgument(f"{field} names {name[:80]!r}, which is no tool that you may call{hint}", field=field)
+
+
+async def _member(engine: Engine, task: URI, assistant: str, field: str) -> Member:
+    """The assistant that a task is to be given to."""
+    for _ in range(2):
+        if (member := await engine.assistants.member(task, assistant)) is not None:
+            return member
+        engine.assistants.changed()  # one that was written just now may not have been heard of yet
+    there = dict.fromkeys(id_of(one.uri) for one in (*await engine.assistants.of(task), GENERAL))
+    near = _near(assistant, [*there, CLIENT])
+    message = f"{field}: there is no assistant {assistant[:120]!r}; there are for example {near}"
+    raise InvalidArgument(message, field=field)
+
+
+def _near(name: str, names: Sequence[str]) -> str:
+    """The names most like one that is none of them."""
+    return ", ".join(difflib.get_close_matches(name, names, MOST_NAMES) or names[:MOST_NAMES])
 
 
 def bounded(settings: Work, budget: Budget | None) -> Budget:
@@ -364,14 +466,6 @@ def bounded(settings: Work, budget: Budget | None) -> Budget:
         calls=most.calls if asked.calls is None else min(asked.calls, most.calls),
         seconds=most.seconds if asked.seconds is None else min(asked.seconds, most.seconds),
     )
-
-
-async def _named(engine: Engine, assistant: str) -> str:
-    if not assistant:
-        return ""
-    if (member := await engine.assistants.member(make_uri(ROOT, TASK, "new"), assistant)) is None:
-        raise InvalidArgument(f"there is no assistant {assistant!r}", field="assistant")
-    return str(member.uri)
 
 
 async def _conversation(store: GuardedStore, conversation: URI | None, message: str) -> URI:

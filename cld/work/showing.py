@@ -1,5 +1,6 @@
 """Trees of tasks for people and models: states, who works them and why, what it cost, and what is waited for."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -17,6 +18,8 @@ from cld.work.tree import Node
 
 MOST_TEXT = 2000
 MOST_CALLS = 50
+MOST_GIVEN = 500
+"""How many bytes of arguments are shown of a call that nobody has to answer; its resource has them all."""
 
 _WAITS = {"approval": "a person's answer", "client": "its client", "time": "its time"}
 
@@ -90,6 +93,8 @@ async def _calls(store: GuardedStore, node: Node) -> list[dict[str, Any]]:
         one: dict[str, Any] = {"id": id_of(uri), "tool": content.get("tool"), "state": content.get("state")}
         if content.get("state") == "waiting":
             one |= {"key": content.get("key"), "arguments": content.get("arguments"), "client": content.get("client")}
+        elif (given := content.get("arguments")) and len(msgspec.json.encode(given)) <= MOST_GIVEN:
+            one["arguments"] = given
         if content.get("progress"):
             one["progress"] = content["progress"]
         if content.get("error"):
@@ -138,7 +143,15 @@ def drawn(data: dict[str, Any], indent: str = "") -> list[str]:
     ]
     for child in data.get("tasks", ()):
         lines += drawn(child, indent + "  ")
+    if root and data.get("usage"):
+        lines.append(cost(data["usage"]))
     return lines
+
+
+def cost(usage: Mapping[str, Any]) -> str:
+    """What a task and all below it spent, as a line of text."""
+    money = f", ${usage['money']:.4f}" if usage.get("money") else ""
+    return f"cost: {usage.get('calls', 0)} calls of tools, {usage.get('tokens', 0)} tokens{money}"
 
 
 def _given(**values: Any) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from msgspec.structs import replace
 
 from cld.assistants import Job, Parked, delta, work
 from cld.errors import (
+    AccessDenied,
+    BudgetExceeded,
     CldError,
     InvalidArgument,
     InvalidResource,
@@ -28,20 +30,21 @@ from cld.errors import (
 from cld.guard import GuardedStore
 from cld.journal import Journal
 from cld.models import Ask, Message, OnText
-from cld.planner import plan
+from cld.planner import Planned, plan
 from cld.policy import Context
 from cld.principal import Principal, parse_principal
 from cld.purse import Ledgers, Metered, Purse
 from cld.resource import Draft, Meta, timestamp
 from cld.store import ANY_VERSION
 from cld.supervisor import Part, judge
+from cld.tasks.budget import plus
 from cld.tasks.conditions import evaluate_list, evaluate_when, is_question, question
 from cld.tasks.inputs import collect, expand, resolve
 from cld.tasks.order import PlanLimits, check_plan, dependencies
 from cld.tasks.states import Complete, Event, Fail, Judge, Plan, Release, Skip, Stopped, Supervise, Wait
 from cld.tools import Caller
 from cld.tools.process import to_the_end
-from cld.types import Failure, Judgement, Source, Step, Task, Usage
+from cld.types import Call, Failure, Judgement, Source, Step, Task, Usage
 from cld.uri import URI, id_of, make_uri
 from cld.work.claims import time_of
 from cld.work.context import Contexts
@@ -113,7 +116,7 @@ class Working:
         except Exception as unexpected:  # a task boundary: one task's trouble is no other's
             log.exception("%s: working it failed", node.uri)
             error = Failure("internal", f"an unexpected error: {type(unexpected).__name__}: {unexpected}"[:1000])
-        spent = await self._spent(node)
+        spent = await self.spent(node)
         return [Fail(error=error, now=timestamp(), usage=spent, **held)]
 
     async def _ended(self, node: Node, events: Sequence[Event]) -> None:
@@ -126,7 +129,7 @@ class Working:
         if events:
             await self.forest.change(node, *events)
 
-    async def _spent(self, node: Node) -> Usage:
+    async def spent(self, node: Node) -> Usage:
         """What a task that failed has spent on turns and calls that are not counted yet."""
         journal = Journal(self.keeper, node.uri)
         try:
@@ -260,17 +263,51 @@ class _Claimed:
             items = await asyncio.to_thread(evaluate_list, task.for_each, inputs)
             return await self._plan(expand(self._as_step(), items, inputs), Usage())
         if not task.direct:
-            found = await plan(
-                self._model,
-                self._node.meta,
-                replace(task, inputs=inputs),
-                await self._context(await self._working.acting(self._node)),
-                await self._working.assistants.roster(self._node.uri),
-                self._world.settings,
-            )
+            found = await self._plans(inputs)
             if found.steps:
                 return await self._plan(found.steps, found.usage)
-        return await self._direct(inputs)
+        try:
+            return await self._direct(inputs)
+        except ModelFailed as failed:
+            if (steps := await self._planned_anew(inputs, failed)) is None:
+                raise
+            return await self._supervise(steps)
+
+    async def _planned_anew(self, inputs: dict[str, Any], failed: ModelFailed) -> tuple[Step, ...] | None:
+        """The steps that are to mend what working the task as it is has not done; None where none can or may.
+
+        None may where it was never to be planned, and where its calls cannot be made again without harm, or were
+        refused: another plan would only try them another way.
+        """
+        working, node, task = self._working, self._node, self._node.task
+        if task.direct or not self._model.generates or len(task.judgements) >= self._world.settings.corrections:
+            return None
+        try:
+            calls = [kept.call for kept in (await Journal(working.keeper, node.uri).calls()).values()]
+            if any(call.attempts and (not call.idempotent or _was_refused(call)) for call in calls):
+                return None
+            found = await self._plans(inputs, str(failed))
+        except (BudgetExceeded, InvalidResource, ModelFailed):
+            return None  # what it has failed for in the first place is told
+        if not found.steps:
+            return None
+        judgement = Judgement(False, f"worked as it is it failed: {failed}", found.by)
+        spent = plus(await working.spent(node), found.usage)
+        await working.forest.change(node, Judge(judgement=judgement, steps=found.steps, usage=spent, **self._held))
+        working.tell(node, f"it failed, and was planned anew: {len(found.steps)} subtasks")
+        return found.steps
+
+    async def _plans(self, inputs: dict[str, Any], failed: str = "") -> Planned:
+        """What the planner makes of the task."""
+        return await plan(
+            self._model,
+            self._node.meta,
+            replace(self._node.task, inputs=inputs),
+            await self._context(await self._working.acting(self._node)),
+            await self._working.assistants.roster(self._node.uri),
+            self._world.settings,
+            failed=failed,
+        )
 
     async def _plan(self, steps: tuple[Step, ...], usage: Usage) -> Sequence[Event]:
         settings = self._world.settings
@@ -426,6 +463,10 @@ async def _seen(store: GuardedStore, sources: Sequence[Source]) -> tuple[Source,
     return tuple(seen)
 
 
+def _was_refused(call: Call) -> bool:
+    return call.error is not None and call.error.code in (AccessDenied.code, "rejected")
+
+
 def _is_cancelled(node: Node) -> bool:
     return node.task.status == "cancelled"
 
@@ -449,8 +490,9 @@ def _sources(parts: Sequence[Part]) -> tuple[Source, ...]:
 
 
 def _why(judgement: Judgement, parts: Sequence[Part]) -> str:
+    reason = judgement.reason or "what came of the subtasks is not enough"
     failed = [f"{part.id}: {part.error}" for part in parts if part.status in ("failed", "cancelled")]
-    return "; ".join([judgement.reason or "what came of the subtasks is not enough", *failed])
+    return "; ".join([reason, *(one for one in failed if one.partition(": ")[2] not in reason)])
 
 
 def _client_tools(node: Node) -> tuple[dict[str, Any], ...]:

@@ -79,13 +79,18 @@ def fetch(url: str, hosts: Sequence[str], limit: int, is_allowed: IsAllowed | No
 
 def is_listed(host: str, port: int, scheme: str, hosts: Sequence[str]) -> bool:
     """Whether one of `hosts` is this one: `example.org`, `*.example.org` for all below it, `…:8443` for a port."""
-    for listed in hosts:
-        name, _, listed_port = listed.lower().rstrip(".").partition(":")
-        if port != (int(listed_port) if listed_port.isdecimal() else _PORTS[scheme]):
-            continue
-        if host == name or (name.startswith("*.") and host.endswith(name[1:])):
-            return True
-    return False
+    return any(_names(listed, host) and port == _port_of(listed, scheme) for listed in hosts)
+
+
+def _names(listed: str, host: str) -> bool:
+    """Whether it is this host that is listed, at whatever port."""
+    name = listed.lower().rstrip(".").partition(":")[0]
+    return host == name or (name.startswith("*.") and host.endswith(name[1:]))
+
+
+def _port_of(listed: str, scheme: str) -> int:
+    port = listed.rstrip(".").partition(":")[2]
+    return int(port) if port.isdecimal() else _PORTS[scheme]
 
 
 def is_public(text: str) -> bool:
@@ -133,7 +138,14 @@ def _checked(url: str, hosts: Sequence[str]) -> SplitResult:
         raise ToolError(f"{url[:300]!r} is no http:// or https:// URL", code="invalid_argument")
     if parts.username is not None or parts.password is not None:
         raise ToolError("a URL with a user's name or password in it is not fetched", code="invalid_argument")
-    if not is_listed(host, port or _PORTS[parts.scheme], parts.scheme, hosts):
+    port = port or _PORTS[parts.scheme]
+    if not is_listed(host, port, parts.scheme, hosts):
+        if same := [listed for listed in hosts if _names(listed, host)]:
+            raise ToolError(
+                f"{parts.netloc[:300]} may not be fetched from at port {port}: tooling.http_hosts has "
+                f"{', '.join(same)}, and a name without a port stands for the usual one, here {_PORTS[parts.scheme]}",
+                code="access_denied",
+            )
         raise ToolError(
             f"{parts.netloc[:300]} is none of the hosts that may be fetched from (tooling.http_hosts): "
             f"{', '.join(hosts)}",
