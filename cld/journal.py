@@ -11,19 +11,23 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from cld.errors import Conflict, InvalidResource, LeaseLost, ResourceNotFound
+from cld.errors import CldError, Conflict, InvalidResource, LeaseLost, ResourceNotFound
 from cld.guard import GuardedStore
 from cld.resource import Draft, Meta, timestamp
 from cld.store import MAX_LIMIT
 from cld.tasks.instants import is_over
+from cld.tasks.states import TERMINAL
 from cld.tools.process import to_the_end
 from cld.types import Approval, Call, CallState, Failure, Turn
-from cld.uri import URI, id_of, make_uri
+from cld.uri import URI, id_of, make_uri, parent_of
 
 TURN, CALL, APPROVAL = "plan.Turn", "tool.Call", "plan.Approval"
 
 OPEN: frozenset[CallState] = frozenset({"started", "waiting"})
 """The states of a call that is not over."""
+
+NOBODY = "service:work"
+"""Who a question names that nobody answered, and that is not waited for any more."""
 
 
 class KeptCall(msgspec.Struct, frozen=True):
@@ -42,6 +46,14 @@ class KeptApproval(msgspec.Struct, frozen=True):
     version: str
     approval: Approval
     by: str = ""
+
+
+class Question(msgspec.Struct, frozen=True):
+    """A question that waits for an answer; where its file is none, there is no `approval` but an `error`."""
+
+    uri: URI
+    approval: Approval | None
+    error: str = ""
 
 
 class Journal:
@@ -112,9 +124,12 @@ class Journal:
 
     async def close(self, why: str) -> None:
         """Write down of the calls that are not over that they will not be made, and are not waited for."""
-        for kept in (await self.calls()).values():
-            if kept.call.state in OPEN:
-                with contextlib.suppress(LeaseLost):  # whoever changed it meanwhile closes it
+        # First the questions: of a call that is closed nobody looks for them.
+        await self.withdraw(None, why)
+        for uri in await children(self._store, self.uri, CALL):
+            # Whoever changed it meanwhile closes it; what is no call any more is none that could be made.
+            with contextlib.suppress(LeaseLost, InvalidResource, ResourceNotFound):
+                if (kept := await self._call(uri)).call.state in OPEN:
                     await self.finish(kept, error=Failure("cancelled", why))
 
     async def is_answered(self) -> bool:
@@ -122,10 +137,11 @@ class Journal:
         open = False
         for id, kept in (await self.calls()).items():
             if kept.call.state == "waiting" and not kept.call.client:
-                found = await self.approval(question_of(id, kept.call))
-                if found is None or found.approval.decision or is_over(found.approval.deadline, timestamp()):
-                    return True
                 open = True
+                with contextlib.suppress(InvalidResource):  # until it is repaired, nobody has answered it
+                    found = await self.approval(question_of(id, kept.call))
+                    if found is None or found.approval.decision or is_due(found.approval):
+                        return True
         return not open
 
     async def approval(self, id: str) -> KeptApproval | None:
@@ -148,14 +164,18 @@ class Journal:
         with contextlib.suppress(Conflict):  # asked before, by a process that died then
             await self._store.put(Draft(make_uri(self.uri, APPROVAL, id), content_of(approval), Meta(purpose=purpose)))
 
-    async def withdraw(self, call: str, why: str) -> None:
-        """Answer what is open about a call with no, for it is not waited for any more."""
+    async def withdraw(self, call: str | None, why: str) -> None:
+        """Answer what is open about a call, or about any, with no, for it is not waited for any more."""
         for uri in await children(self._store, self.uri, APPROVAL):
-            found = await self.approval(id_of(uri))
-            if found is not None and found.approval.call == call and found.approval.decision is None:
-                with contextlib.suppress(Conflict):  # somebody answered it just now
-                    answer = replace(found.approval, decision="reject", comment=why, decided_at=timestamp())
-                    await self._store.put(Draft(uri, content_of(answer)), if_version=found.version)
+            with contextlib.suppress(InvalidResource):
+                found = await self.approval(id_of(uri))
+                if found is not None and found.approval.decision is None and call in (None, found.approval.call):
+                    await self.answer(found, lapsed(found.approval, why))
+
+    async def answer(self, found: KeptApproval, approval: Approval) -> None:
+        """Write down what became of a question, unless somebody has just changed it."""
+        with contextlib.suppress(Conflict, ResourceNotFound):
+            await self._store.put(Draft(found.uri, content_of(approval)), if_version=found.version)
 
     async def _call(self, uri: URI) -> KeptCall:
         stored = await self._store.get(uri)
@@ -184,6 +204,56 @@ def question_of(id: str, call: Call) -> str:
     return call.question or id
 
 
+def is_due(approval: Approval) -> bool:
+    """Whether the time is over in which a question could be answered."""
+    return bool(approval.deadline) and is_over(approval.deadline, timestamp())
+
+
+def lapsed(approval: Approval, why: str) -> Approval:
+    """The question with a no that is nobody's."""
+    return replace(approval, decision="reject", edited=None, comment=why, decided_by=NOBODY, decided_at=timestamp())
+
+
+async def questions(store: GuardedStore, task: URI) -> list[Question]:
+    """The questions right below a task that somebody can answer, or has to repair.
+
+    Not those of which the call does not wait any more, or whose time is over.
+    """
+    found: list[Question] = []
+    for uri in await children(store, task, APPROVAL):
+        try:
+            approval: Approval = _content((await store.get(uri)).resource.content, Approval, uri)
+        except InvalidResource as error:
+            found.append(Question(uri, None, str(error)))
+            continue
+        except ResourceNotFound:
+            continue
+        if approval.decision is None and not is_due(approval) and await is_waited_for(store, uri, approval.call):
+            found.append(Question(uri, approval))
+    return found if found and not await _is_over(store, task) else []
+
+
+async def is_waited_for(store: GuardedStore, question: URI, id: str, *, soon: bool = False) -> bool:
+    """Whether the call `id` waits for the answer to a question; with `soon`, also whether it is about to."""
+    if not id:
+        return True  # written by hand, about no call
+    uri = make_uri(parent_of(question), CALL, id)
+    try:
+        call: Call = _content((await store.get(uri)).resource.content, Call, uri)
+    except CldError:  # there is none to look at: then the task says what comes of it
+        return True
+    if call.state == "started":
+        return soon
+    return call.state == "waiting" and question_of(id, call) == id_of(question)
+
+
+async def _is_over(store: GuardedStore, task: URI) -> bool:
+    try:
+        return (await store.get(task)).resource.content.get("status") in TERMINAL
+    except CldError:  # it may not be read, or is no task any more: then nothing of it is over
+        return False
+
+
 def turn_id(step: int) -> str:
     """The id of the turn at `step`; sorts by it."""
     return f"t{step:04}"
@@ -199,12 +269,12 @@ def content_of(entry: msgspec.Struct) -> dict[str, Any]:
     return msgspec.to_builtins(entry)
 
 
-async def children(store: GuardedStore, uri: URI, type: str) -> list[URI]:
-    """All resources of `type` right below `uri`."""
+async def children(store: GuardedStore, uri: URI, type: str, depth: int = 1) -> list[URI]:
+    """All resources of `type` up to `depth` levels below `uri`, which is right below it."""
     found: list[URI] = []
     cursor: str | None = None
     while True:
-        page = await store.list(uri, type=type, cursor=cursor, limit=MAX_LIMIT)
+        page = await store.list(uri, type=type, depth=depth, cursor=cursor, limit=MAX_LIMIT)
         found += page.uris
         if (cursor := page.cursor) is None:
             return found

@@ -132,7 +132,10 @@ class Usage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
 
 class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What a task and all below it may spend at most; None is no bound of its own. `seconds` count from its start."""
+    """What a task and all below it may spend at most; None is no bound of its own.
+
+    `seconds` count from its start, without the time in which a task of it waits for a person's answer.
+    """
 
     tokens: Count | None = None
     money: Amount | None = None
@@ -146,6 +149,13 @@ class Lease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     holder: str
     fence: Count
     expires_at: str
+
+
+class Pause(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """When a task waited for a person's answer; without `until` it still does."""
+
+    since: str
+    until: str = ""
 
 
 class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -220,7 +230,8 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     it besides who asked: nothing is done in it that one of them may not do. `roles` are those that the token of who
     asked brought; they count of the task at the top. `usage` is what the task itself spent, without those below.
     `output` is what came of it, and `sources` what that rests on. `branch_of` is the task, in that version, which
-    this one does again. No more keys.
+    this one does again. `pauses` are when it waited for a person's answer, which is no time of any budget. No more
+    keys.
     """
 
     status: Status = "pending"
@@ -253,6 +264,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     fence: Count = 0
     lease: Lease | None = None
     started_at: str = ""
+    pauses: tuple[Pause, ...] = ()
     completed_at: str = ""
     error: Failure | None = None
 
@@ -274,7 +286,8 @@ class Approval(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     """`plan.Approval`, below the task that waits for it: a person approves, rejects or edits `arguments`.
 
     `call` is the id of the tool call that waits, `within` its tool where it is not that one that asks but one that it
-    calls. Without an answer by `deadline` it is rejected. No more keys.
+    calls. Without an answer by `deadline` it is rejected, `decided_by` service:work, as is one that is not waited for
+    any more; `comment` says which. No more keys.
     """
 
     tool: str

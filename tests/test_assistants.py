@@ -64,7 +64,7 @@ async def test_a_question_that_nobody_answers_in_time_counts_as_no(tmp_path: Pat
         task, question = await parked(place)
         said, text = await ended(place, task)
         assert "nobody answered until" in said and text == "old"
-        with pytest.raises(Conflict, match="had to be answered until"):
+        with pytest.raises(Conflict, match="nobody answered until"):
             await decide(place.store, question, "approve")
 
 

@@ -21,7 +21,7 @@ from cld.tasks.budget import (
     time_left,
     total,
 )
-from cld.types import Budget, Ledger, Usage
+from cld.types import Budget, Ledger, Pause, Usage
 
 amounts = st.builds(
     Usage,
@@ -100,6 +100,23 @@ def test_time_passes_from_the_start_on() -> None:
     assert time_left(budget, "2026-11-21T11:00:00Z", "2026-11-21T11:00:45Z") == 15
     assert time_left(budget, "2026-11-21T11:00:00Z", "2026-11-21T12:00:00Z") == 0
     assert time_left(Budget(), "2026-11-21T11:00:00Z", "2026-11-21T12:00:00Z") is None
+
+
+def test_time_in_which_a_person_was_waited_for_is_not_counted_and_that_of_two_at_once_only_once() -> None:
+    budget = Budget(seconds=60)
+    pauses = [
+        Pause("2026-11-21T11:01:00Z", "2026-11-21T11:31:00Z"),
+        Pause("2026-11-21T11:02:00Z", "2026-11-21T11:03:00Z"),
+        Pause("2026-11-21T11:21:00Z", "2026-11-21T11:51:00Z"),
+        Pause("2026-11-21T10:00:00Z", "2026-11-21T10:30:00Z"),
+        Pause("yesterday"),
+    ]
+    start = "2026-11-21T11:00:30Z"
+    assert time_left(budget, start, "2026-11-21T11:30:30Z", pauses) == 30
+    assert time_left(budget, start, "2026-11-21T11:51:20Z", pauses) == 10
+    lasting = [*pauses, Pause("2026-11-21T11:51:20Z")]
+    assert time_left(budget, start, "2026-11-21T23:00:00Z", lasting) == 10
+    assert time_left(budget, start, "2026-11-21T23:00:00Z", pauses) == 0
 
 
 def test_sums_are_the_same_in_any_order_and_odd_amounts_are_refused() -> None:

@@ -31,7 +31,7 @@ from cld.tasks.states import (
     is_held,
     is_late,
 )
-from cld.types import Failure, Judgement, Step, Task, Usage
+from cld.types import Failure, Judgement, Pause, Step, Task, Usage
 
 T0 = "2026-11-21T11:00:00.000000Z"
 LATE = later(T0, 100)
@@ -218,6 +218,17 @@ def test_what_was_decided_stays_until_all_of_it_is_done_again() -> None:
     taken = apply(apply(decided, Release("a", 1, Usage(tokens=1))), Claim("b", 30, T0))
     assert taken.decided == Usage(tokens=9) and taken.usage == Usage(tokens=10)
     assert apply(apply(taken, Complete("b", 2, T0)), Reopen()).decided is None
+
+
+def test_a_task_pauses_while_a_person_is_asked_and_as_often_as_they_are() -> None:
+    asked = apply(running(), Wait("a", 1, "approval", now=T0))
+    assert asked.pauses == (Pause(T0),)
+    again = apply(asked, Claim("b", 30, LATE, over=True))
+    assert again.pauses == (Pause(T0, LATE),)
+    for over in (Cancel("enough", MUCH_LATER), Fail(Failure("odd", "odd"), MUCH_LATER), Wake(MUCH_LATER)):
+        ended = apply(apply(again, Wait("b", 2, "approval", now=LATE)), over)
+        assert ended.pauses == (Pause(T0, LATE), Pause(LATE, MUCH_LATER))
+    assert not apply(running(), Wait("a", 1, "client", now=T0)).pauses
 
 
 def test_a_plan_survives_its_holder_until_its_subtasks_are_there() -> None:

@@ -297,6 +297,97 @@ async def test_who_looks_at_a_task_and_waits_is_asked_in_either_era(
         assert (tmp_path / "resources" / f"{KEPT}.json").exists() == (action == "accept")
 
 
+@pytest.mark.parametrize("answer", ["approve", "task_cancel", "nobody"])
+async def test_a_dialogue_that_is_open_is_closed_when_it_is_answered_elsewhere_or_time_is_up(
+    tmp_path: Path, model: OpenAI, answer: str
+) -> None:
+    target = "cld:common.Text.kept"
+    model.otherwise = scripted([Call("resource_put", json.dumps({"uri": target, "content": {"text": "x"}}), "k")])
+    data = data_with(approvals={"targets": {target: {"actions": ["write"], "reason": "it is kept"}}})
+    opened, closed = anyio.Event(), anyio.Event()
+    found: dict[str, Any] = {}
+
+    async def person(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
+        opened.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            closed.set()
+
+    async with (
+        hosted(tmp_path, model, data=data) as other,
+        hosted(tmp_path, model, data=data, elicitation_callback=person) as host,
+        anyio.create_task_group() as group,
+    ):
+        begun = await call(other, "plan", tasks=[{"id": "a", "purpose": "Write it"}], wait_seconds=60)
+
+        async def look() -> None:
+            seconds = 2 if answer == "nobody" else 60
+            found.update(await call(host, "task_get", uri=begun["task"], wait_seconds=seconds))
+
+        group.start_soon(look)
+        await opened.wait()
+        if answer == "approve":
+            await call(other, "approve", uri=begun["task"], decision="approve")
+        elif answer == "task_cancel":
+            await call(other, "task_cancel", uri=begun["task"])
+        await closed.wait()
+    state = {"approve": "completed", "task_cancel": "cancelled", "nobody": "supervising"}[answer]
+    assert found["status"] == state, found
+    assert (tmp_path / "resources" / f"{target}.json").exists() == (answer == "approve")
+
+
+async def test_an_answer_that_comes_too_late_with_the_call_gives_how_far_the_task_is(
+    tmp_path: Path, model: OpenAI
+) -> None:
+    target = "cld:common.Text.kept"
+    model.otherwise = scripted([Call("resource_put", json.dumps({"uri": target, "content": {"text": "x"}}), "k")])
+    data = data_with(approvals={"targets": {target: {"actions": ["write"], "reason": "it is kept"}}})
+
+    async with hosted(tmp_path, model, data=data) as other:
+        begun = await call(other, "plan", tasks=[{"id": "a", "purpose": "Write it"}], wait_seconds=60)
+
+        async def person(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
+            await call(other, "approve", uri=begun["task"], decision="approve")
+            return ElicitResult(action="decline")
+
+        async with hosted(tmp_path, model, data=data, mode="2026-07-28", elicitation_callback=person) as host:
+            found = await call(host, "task_get", uri=begun["task"], wait_seconds=60)
+        assert found["status"] == "completed", found
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_person_may_give_other_arguments_and_a_reason_and_what_cannot_be_read_is_no_answer(
+    tmp_path: Path, model: OpenAI, mode: str
+) -> None:
+    target = "cld:common.Text.kept"
+    put = {"uri": target, "content": {"text": "x"}}
+    model.otherwise = scripted([Call("resource_put", json.dumps(put), "k")])
+    data = data_with(approvals={"targets": {target: {"actions": ["write"], "reason": "it is kept"}}})
+    other = json.dumps({**put, "content": {"text": "y"}})
+    given: list[Any] = [{"arguments": "{oops"}, {"arguments": "[1]"}, {"arguments": other, "reason": "as I like"}]
+    questions: list[str] = []
+
+    async def person(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
+        questions.append(params.message)
+        assert set(params.requested_schema["properties"]) == {"arguments", "reason"}  # type: ignore[union-attr]
+        return ElicitResult(action="accept", content=given.pop(0))
+
+    async with hosted(tmp_path, model, data=data) as one:
+        begun = await call(one, "plan", tasks=[{"id": "a", "purpose": "Write it"}], wait_seconds=60)
+        async with hosted(tmp_path, model, data=data, mode=mode, elicitation_callback=person) as host:
+            found = await call(host, "task_get", uri=begun["task"], wait_seconds=60)
+            assert found["status"] == "supervising" and len(questions) == 2, found
+            assert "no JSON object" in questions[1] and "it is kept" in questions[1]
+            assert "no JSON object" not in questions[0]
+            [question] = found["tasks"][0]["approvals"]
+            found = await call(host, "task_get", uri=begun["task"], wait_seconds=60)
+            assert found["status"] == "completed" and not questions[3:], found
+            assert (await call(host, "resource_get", uri=target))["content"] == {"text": "y"}
+            kept = (await call(host, "resource_get", uri=question["uri"]))["content"]
+            assert (kept["decision"], kept["comment"], kept["decided_by"]) == ("edit", "as I like", "user:local")
+
+
 async def test_two_hosts_work_in_one_conversation_at_once(tmp_path: Path) -> None:
     conversation = "cld:common.Conversation.shared"
     async with hosted(tmp_path) as one, hosted(tmp_path, mode="2026-07-28") as other:

@@ -5,6 +5,7 @@ had begun only where that is harmless, else a person decides. What others change
 """
 
 import asyncio
+import contextlib
 import fnmatch
 import re
 from collections.abc import Mapping
@@ -16,9 +17,9 @@ from msgspec.structs import replace
 
 from cld.assistants.job import Job, Parked
 from cld.assistants.watched import Watched
-from cld.errors import AccessDenied, ApprovalRequired, CldError, ConfigError
+from cld.errors import AccessDenied, ApprovalRequired, CldError, ConfigError, InvalidResource
 from cld.escape import safe_line
-from cld.journal import OPEN, KeptApproval, KeptCall, call_id, question_of
+from cld.journal import NOBODY, OPEN, KeptApproval, KeptCall, call_id, is_due, lapsed, question_of
 from cld.models import ToolOffer
 from cld.principal import Principal, parse_principal
 from cld.resource import timestamp
@@ -91,10 +92,9 @@ class Calls:
         spent = plus(said, self.made())
         if all(call.client for call in waiting):
             raise Parked("client", "", spent)
-        questions = [question_of(id, kept.call) for id, kept in self._calls.items() if _waits(kept.call)]
-        approvals = [await self._job.journal.approval(question) for question in questions]
-        deadline = min((one.approval.deadline for one in approvals if one is not None), default="")
-        raise Parked("approval", deadline, spent)
+        asked = [question_of(id, kept.call) for id, kept in self._calls.items() if _waits(kept.call)]
+        deadlines = [await self._deadline(question) for question in asked]
+        raise Parked("approval", min(filter(None, deadlines), default=""), spent)
 
     def sources(self, output: Any, *, quotes: bool) -> tuple[Source, ...]:
         """What the answer rests on: the resources it names of those that calls brought.
@@ -116,6 +116,13 @@ class Calls:
                 if not _OWN.search(source.uri) and not is_within(self._job.uri, URI(source.uri))
             ]
         return tuple(named[:MOST_SOURCES])
+
+    async def _deadline(self, question: str) -> str:
+        """Until when a question waits; empty where that is not said."""
+        with contextlib.suppress(InvalidResource):  # until it is repaired
+            if (found := await self._job.journal.approval(question)) is not None:
+                return found.approval.deadline
+        return ""
 
     def _is_harmless(self, wish: Wish) -> bool:
         tool = self._tools.get(wish.tool)
@@ -181,14 +188,17 @@ class Calls:
     async def _answered(self, id: str, kept: KeptCall) -> KeptCall | None:
         """The call as a person's answer leaves it, ready to be made or failed; None while there is none."""
         job = self._job
-        found = await job.journal.approval(question_of(id, kept.call))
+        try:
+            found = await self._decided(question_of(id, kept.call))
+        except InvalidResource:  # until it is repaired
+            return None
         if found is None:
             return await self._refused(kept, "the question was deleted")
         approval = found.approval
         if approval.decision is None:
-            if approval.deadline and is_over(approval.deadline, timestamp()):
-                return await self._refused(kept, f"nobody answered until {approval.deadline}")
             return None
+        if _is_nobodys(approval):
+            return await self._refused(kept, safe_line(approval.comment))
         who = self._who(found)
         if who.startswith("assistant:"):
             return await self._refused(kept, f"{who} is an assistant, and only a person can agree")
@@ -208,6 +218,23 @@ class Calls:
             arguments = call.arguments if edited is None else edited
             call = replace(call, approved_by=who, arguments=arguments, granted=())
         return await self._again(id, kept, call)
+
+    async def _decided(self, question: str) -> KeptApproval | None:
+        """A question as it is, with who answered it and when; rejected once nobody did in time."""
+        journal = self._job.journal
+        while (found := await journal.approval(question)) is not None:
+            approval, who = found.approval, self._who(found)
+            if _is_nobodys(approval):
+                return found
+            if is_due(approval) and (approval.decision is None or is_over(approval.deadline, approval.decided_at)):
+                late = f"; to {approval.decision} it came too late" if approval.decision else ""
+                answer = lapsed(approval, f"nobody answered until {approval.deadline}{late}")
+            elif approval.decision is None or (approval.decided_by == who and approval.decided_at):
+                return found
+            else:
+                answer = replace(approval, decided_by=who, decided_at=approval.decided_at or timestamp())
+            await journal.answer(found, answer)
+        return None
 
     async def _again(self, id: str, kept: KeptCall, call: Call) -> KeptCall:
         """The call as it is to be made once more, which costs once more."""
@@ -309,6 +336,10 @@ def _with(principal: Principal, name: str) -> Principal:
     except ConfigError:  # a person who edited the file, and wrote a name of their own; they may edit all of it
         return principal
     return replace(principal, also=(*principal.also, other))
+
+
+def _is_nobodys(approval: Approval) -> bool:
+    return approval.decision == "reject" and approval.decided_by == NOBODY
 
 
 def _waits(call: Call) -> bool:

@@ -135,7 +135,7 @@ def explained(tree: dict[str, Any], depth: int = 0) -> list[str]:
         why = safe_line(election.get("reason", "")).replace("cld:common.Assistant.", "")
         who = "elected" if election.get("by", "similarity") == "similarity" else "worked by"
         lines.append(f"{indent}  {who} {_name(tree['assistant'])}: {why}" + (f" ({ranked})" if ranked else ""))
-    for call in tree.get("calls", ()):
+    for call in (one for one in tree.get("calls", ()) if "tool" in one):
         why = f": {safe_line(call['error']['message'])[:200]}" if call.get("error") else ""
         given = (
             f" {safe_line(msgspec.json.encode(call['arguments']).decode())[:_GIVEN]}" if call.get("arguments") else ""

@@ -5,6 +5,7 @@ server on the tree, or `cld task URI --wait`, goes on with it.
 """
 
 import asyncio
+import contextlib
 import sys
 from argparse import Namespace
 from collections.abc import AsyncGenerator
@@ -22,7 +23,7 @@ from cld.cli.session import existing, named_version, store
 from cld.cli.tasks import explained, show, text_of
 from cld.cli.terminal import Terminal, safe_line
 from cld.config import Settings
-from cld.errors import InvalidArgument, InvalidURI
+from cld.errors import Conflict, InvalidArgument, InvalidURI
 from cld.guard import GuardedStore
 from cld.runtime import Runtime
 from cld.server.application import bring_own_tools
@@ -167,13 +168,17 @@ async def _answered(engine: Engine, asker: GuardedStore, node: Node, terminal: T
     """Put the first question that waits to the person; False when there is none, or no answer came."""
     for one in waiting_for(engine, node):
         for asked in (await shown(asker, one, 0)).get("approvals", ()):
+            if "tool" not in asked:
+                continue  # somebody is editing it
             arguments = msgspec.json.encode(asked["arguments"]).decode()
             terminal.note(f"{one.meta.purpose}")
             terminal.note(f"wants to call {asked['tool']} with {arguments}")
             terminal.question(f"{asked.get('reason') or 'policy asks for your approval'}. Do you approve?")
             # Not read at once: what else is being worked goes on meanwhile, and Ctrl-C ends the waiting.
             await anyio.wait_readable(sys.stdin)
-            await decide(asker, URI(asked["uri"]), "approve" if terminal.answer() else "reject")
+            decision = "approve" if terminal.answer() else "reject"
+            with contextlib.suppress(Conflict):  # somebody else has answered it meanwhile
+                await decide(asker, URI(asked["uri"]), decision)
             return True
     return False
 

@@ -11,7 +11,7 @@ import logging
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -45,6 +45,17 @@ DECLINED = "the person who was asked did not agree"
 
 _YES_OR_NO: dict[str, Any] = {"type": "object", "properties": {}}
 """Accepting says yes; there is nothing to fill in."""
+
+_OTHERWISE: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "arguments": {"type": "string", "title": "Other arguments", "description": "As JSON; empty: as asked"},
+        "reason": {"type": "string", "title": "Reason", "description": "Why, for who asked; may be empty"},
+    },
+}
+"""Accepting says yes, with other arguments if there are any."""
+
+_UNREADABLE = "What was given as other arguments is no JSON object, so nothing was decided."
 
 
 @dataclass(frozen=True)
@@ -80,6 +91,18 @@ class InputRequired(Exception):
 
 About = Literal["call", "change"]
 """What a person agrees to: that the tool is called, or what it then does to resources."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a person said to a call: yes, with other arguments where there are any, or no; and why."""
+
+    agreed: bool
+    arguments: dict[str, Any] | None = None
+    reason: str = ""
+
+
+Unreadable = Literal["unreadable"]
 
 
 @dataclass(frozen=True)
@@ -162,8 +185,10 @@ class Call:
         self._declined = False
         self.kept: object = None
         """What was kept with the question that this call brings a yes to."""
-        self._told: tuple[str, str] = ("", "")
-        """The subject of the question that this call brings the answer to, and what the person did."""
+        self.told_about: str = ""
+        """The subject of the question that this call brings the answer to."""
+        self._told: Answer | Unreadable | None = None
+        self._asked_twice = False
         self._agreed: frozenset[About] = self._answer_brought()
 
     @property
@@ -221,23 +246,37 @@ class Call:
             raise self._input_required(question, self._agreed, keep=keep)
         return (await self._elicited(question)).action == "accept"
 
-    async def confirm(self, question: str, subject: str, *, again: bool) -> bool | None:
+    async def confirm(
+        self, question: str, subject: str, *, again: bool, end: float, settled: Callable[[], Coroutine[Any, Any, None]]
+    ) -> Answer | None:
         """A person's answer to a question that comes up in the middle of the call, about `subject`.
 
-        None where nobody can be asked then, or they did not answer. `again` says that the call may begin anew.
+        None where nobody can be asked then, or they did not answer; once at most they are asked again because of what
+        they gave. A dialogue of the host is closed at `end`, by the loop's clock, and once `settled` returns. `again`
+        says that the call may begin anew.
 
         Raises:
             InputRequired: in the 2026-07-28 era, to end the call and have it begin anew with the answer.
         """
         if not self.can_ask:
             return None
-        if not self._is_modern:
-            return _decision((await self._elicited(question)).action)
-        if self._told[0] == subject:
-            return _decision(self._told[1])
-        if not again:
-            return None
-        raise self._input_required(question, self._agreed, subject)
+        anew = f"{_UNREADABLE}\n{question}"
+        if self._is_modern:
+            told = self._told if self.told_about == subject else "unreadable"
+            if told != "unreadable":
+                return told
+            if not again or self._asked_twice:
+                return None
+            if self.told_about == subject:
+                raise self._input_required(anew, self._agreed, subject, keep=True, form=_OTHERWISE)
+            raise self._input_required(question, self._agreed, subject, form=_OTHERWISE)
+        for asked in (question, anew):
+            if asyncio.get_running_loop().time() >= end:
+                break
+            answer = _answer(await self._elicited_before(end, settled(), asked))
+            if answer != "unreadable":
+                return answer
+        return None
 
     @property
     def wants_progress(self) -> bool:
@@ -271,7 +310,7 @@ class Call:
         if not isinstance(answer, ElicitResult) or not (asked := self._questions.answered(self.params.request_state)):
             return frozenset()
         if asked.subject:
-            self._told = (asked.subject, answer.action)
+            self.told_about, self._told, self._asked_twice = asked.subject, _answer(answer), bool(asked.kept)
             return asked.about
         self._declined = answer.action != "accept"
         if self._declined:
@@ -286,22 +325,51 @@ class Call:
         return (await self._elicited(question)).action == "accept"
 
     def _input_required(
-        self, question: str, about: frozenset[About], subject: str = "", keep: object = None
+        self,
+        question: str,
+        about: frozenset[About],
+        subject: str = "",
+        keep: object = None,
+        form: Mapping[str, Any] = _YES_OR_NO,
     ) -> InputRequired:
-        asked = {"mode": "form", "message": question, "requestedSchema": _YES_OR_NO}
+        asked = {"mode": "form", "message": question, "requestedSchema": form}
         name = self._questions.ask(self.principal.id, about, subject, keep)
         return InputRequired({QUESTION: {"method": "elicitation/create", "params": asked}}, name)
 
-    async def _elicited(self, question: str) -> ElicitResult:
+    async def _elicited(self, question: str, form: dict[str, Any] = _YES_OR_NO) -> ElicitResult:
         try:
-            return await self.ctx.session.elicit_form(question, _YES_OR_NO, self.ctx.request_id)
+            return await self.ctx.session.elicit_form(question, form, self.ctx.request_id)
         except MCPError as error:
             log.warning("the host could not ask its user: %s", error)
             return ElicitResult(action="cancel")
 
+    async def _elicited_before(
+        self, end: float, settled: Coroutine[Any, Any, None], question: str
+    ) -> ElicitResult | None:
+        """What a person said, unless they have not by `end`, or before it is settled."""
+        asking, settling = asyncio.create_task(self._elicited(question, _OTHERWISE)), asyncio.create_task(settled)
+        try:
+            left = end - asyncio.get_running_loop().time()
+            await asyncio.wait((asking, settling), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            return asking.result() if asking.done() else None
+        finally:
+            asking.cancel()
+            settling.cancel()
+            await asyncio.gather(asking, settling, return_exceptions=True)
 
-def _decision(action: str) -> bool | None:
-    return None if action == "cancel" else action == "accept"
+
+def _answer(result: ElicitResult | None) -> Answer | Unreadable | None:
+    """What a person said; None where they said nothing."""
+    if result is None or result.action == "cancel":
+        return None
+    given = result.content or {}
+    reason, arguments = (str(given.get(name) or "").strip() for name in ("reason", "arguments"))
+    if result.action != "accept" or not arguments:
+        return Answer(result.action == "accept", reason=reason)
+    try:
+        return Answer(True, msgspec.json.decode(arguments, type=dict[str, Any]), reason)
+    except (msgspec.MsgspecError, RecursionError):
+        return "unreadable"
 
 
 @asynccontextmanager

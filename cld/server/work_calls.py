@@ -3,14 +3,15 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import Any, cast
 
 import msgspec
 from msgspec import UNSET
 
-from cld.errors import InvalidArgument
+from cld.errors import Conflict, InvalidArgument
 from cld.escape import safe_line
-from cld.journal import APPROVAL
+from cld.journal import questions
 from cld.server.call import Call, Reply, Said
 from cld.server.call import shown as shown_arguments
 from cld.server.own_tools import NOT_FOR_TASKS
@@ -18,6 +19,7 @@ from cld.server.work_tools import Approve, Cancel, Get, Plan, Update
 from cld.tools import Caller
 from cld.tools.brought import check_brought
 from cld.types import Approval, Step
+from cld.uri import URI
 from cld.work.engine import Engine
 from cld.work.requests import Begun, begin, cancel, decide, update, wait, waiting_for
 from cld.work.showing import drawn, shown
@@ -47,7 +49,7 @@ async def answered(call: Call, engine: Engine, begun: Begun, seconds: float) -> 
         while True:
             left = end - asyncio.get_running_loop().time()
             task = await wait(engine, begun.task, max(0.0, left))
-            if left <= 0 or not await _asked(call, engine, node, again=False):
+            if left <= 0 or not await _asked(call, engine, node, end, again=False):
                 break
     data: dict[str, Any] = {"conversation": begun.conversation, "message": begun.message, "task": begun.task}
     data["status"] = task.status
@@ -75,7 +77,7 @@ async def task_get(call: Call, args: Get) -> Reply:
             end = asyncio.get_running_loop().time() + args.wait_seconds
             while True:
                 await wait(engine, args.uri, max(0.0, end - asyncio.get_running_loop().time()))
-                if not await _asked(call, engine, node, again=True):
+                if not await _asked(call, engine, node, end, again=True):
                     break
     data = await shown(call.store, node, args.depth)
     return Reply(data, "\n".join(drawn(data)))
@@ -185,29 +187,49 @@ async def told(call: Call, engine: Engine, node: Node) -> AsyncGenerator[None]:
             end()
 
 
-async def _asked(call: Call, engine: Engine, node: Node, *, again: bool) -> bool:
-    """Put the questions that wait to a person, where the host can; whether any was answered.
+async def _asked(call: Call, engine: Engine, node: Node, end: float, *, again: bool) -> bool:
+    """Put a question that waits to a person until `end`, where the host can; whether it was answered, by whomever.
 
     `again` says that the call may begin anew for that: one that began something may not.
     """
     if node.is_over or not call.can_ask:
         return False
-    for one in waiting_for(engine, node):
-        page = await call.store.list(one.uri, type=APPROVAL)
-        for uri in page.uris:
-            approval = msgspec.convert((await call.store.get(uri)).resource.content, Approval)
-            if approval.decision is not None:
-                continue
-            lines = [
-                f"A task asks: {safe_line(one.meta.purpose[:200])}",
-                f"May it call {safe_line(approval.tool)}? {safe_line(approval.reason)}",
-                shown_arguments(approval.arguments),
-            ]
-            if (agreed := await call.confirm("\n".join(lines), uri, again=again)) is None:
-                return False
-            await decide(call.store, uri, "approve" if agreed else "reject")
-            return True
+    found = [(one, question) for one in waiting_for(engine, node) for question in await _open(call, one)]
+    # First that to which the answer is there.
+    for one, (uri, approval) in sorted(found, key=lambda each: each[1][0] != call.told_about):
+        lines = [
+            f"A task asks: {safe_line(one.meta.purpose[:200])}",
+            f"May it call {safe_line(approval.tool)}? {safe_line(approval.reason)}",
+            shown_arguments(approval.arguments),
+        ]
+        settled = partial(_settled, call, engine, one, uri)
+        answer = await call.confirm("\n".join(lines), uri, again=again, end=end, settled=settled)
+        if answer is None:
+            return uri not in [other for other, _ in await _open(call, one)]
+        edited = answer.agreed and answer.arguments not in (None, approval.arguments)
+        decision = "edit" if edited else "approve" if answer.agreed else "reject"
+        with contextlib.suppress(Conflict):  # it was answered meanwhile, or is not waited for any more
+            await decide(call.store, uri, decision, answer.arguments if edited else None, answer.reason)
+        return True
     return False
+
+
+async def _open(call: Call, node: Node) -> list[tuple[URI, Approval]]:
+    """The questions of a task that somebody can answer."""
+    asked = [] if node.is_over else await questions(call.store, node.uri)
+    return [(one.uri, one.approval) for one in asked if one.approval is not None]
+
+
+async def _settled(call: Call, engine: Engine, node: Node, question: URI) -> None:
+    """Return once a question of a task is not open any more."""
+    changed = asyncio.Event()
+    end = engine.on_change(lambda heard, _: changed.set() if heard.uri == node.uri else None)
+    try:
+        while question in [uri for uri, _ in await _open(call, node)]:
+            await changed.wait()
+            changed.clear()
+    finally:
+        end()
 
 
 def _text(data: dict[str, Any], tree: dict[str, Any]) -> str:

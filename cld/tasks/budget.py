@@ -3,18 +3,20 @@
 A ledger keeps one budget. Before something is spent it is held, by a key that names the one step it is for; when the
 cost is known it is settled by the same key. Every operation is idempotent by its key, so that repeating it after a
 crash counts nothing twice. Pure: whoever keeps a ledger writes it with compare-and-swap. Time is not spent but
-passes, so `seconds` of a budget are no concern of this module but for `time_left`.
+passes, so `seconds` of a budget are no concern of this module but for `time_left` and `paused`.
 """
 
+import contextlib
 import math
 from collections.abc import Collection, Iterable
+from datetime import datetime
 from typing import TypeVar
 
 from msgspec.structs import replace
 
 from cld.errors import BudgetExceeded, InvalidArgument
 from cld.tasks.instants import Instant, instant
-from cld.types import Budget, Ledger, Usage
+from cld.types import Budget, Ledger, Pause, Usage
 
 COUNTED = ("tokens", "money", "calls")
 """What a budget bounds and a usage counts."""
@@ -162,13 +164,36 @@ def overspent(ledger: Ledger) -> str | None:
     return beyond(ledger.budget, ledger.spent)
 
 
-def time_left(budget: Budget | None, started_at: str, now: Instant) -> float | None:
-    """The seconds left of the budget of what started then; None without bound, all of them before it has started."""
+def time_left(budget: Budget | None, started_at: str, now: Instant, pauses: Iterable[Pause] = ()) -> float | None:
+    """The seconds left of the budget of what started then; None without bound, all of them before it has started.
+
+    The time of `pauses` is not counted, that of several at once only once.
+    """
     if budget is None or budget.seconds is None:
         return None
     if not started_at:
         return budget.seconds
-    return max(0.0, budget.seconds - (instant(now) - instant(started_at)).total_seconds())
+    gone = (instant(now) - instant(started_at)).total_seconds() - paused(pauses, started_at, now)
+    return max(0.0, budget.seconds - gone)
+
+
+def paused(pauses: Iterable[Pause], since: Instant, until: Instant) -> float:
+    """In how many of the seconds from `since` to `until` at least one of `pauses` was; one that lasts ends at `until`.
+
+    Those whose times are none (a person has edited them) count as none.
+    """
+    begin, end = instant(since), instant(until)
+    spans: list[tuple[datetime, datetime]] = []
+    for pause in pauses:
+        with contextlib.suppress(ValueError):
+            spans.append((instant(pause.since), min(end, instant(pause.until or end))))
+    seconds = 0.0
+    for first, last in sorted(spans):
+        first = max(first, begin)
+        if last > first:
+            seconds += (last - first).total_seconds()
+            begin = last
+    return seconds
 
 
 def _held(ledger: Ledger, key: str, amount: Usage, sunk: Usage) -> Ledger:

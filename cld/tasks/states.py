@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from cld.errors import InvalidTransition, LeaseLost
 from cld.tasks.budget import plus
 from cld.tasks.instants import Instant, is_over, later, written
-from cld.types import Elected, Failure, Judgement, Lease, Source, Status, Step, Task, Usage, Waiting
+from cld.types import Elected, Failure, Judgement, Lease, Pause, Source, Status, Step, Task, Usage, Waiting
 
 TERMINAL: frozenset[Status] = frozenset({"completed", "failed", "cancelled"})
 """The states in which a task stays."""
@@ -93,13 +93,17 @@ class Supervise(Struct, frozen=True):
 
 
 class Wait(Struct, frozen=True):
-    """The holder cannot go on before something has come; `until` is needed for `time`, else a deadline if any."""
+    """The holder cannot go on before something has come; `until` is needed for `time`, else a deadline if any.
+
+    From `now` on, where it is given, the task pauses if it waits for an approval.
+    """
 
     holder: str
     fence: int
     waiting: Waiting
     until: Instant = ""
     usage: Usage = NOTHING
+    now: Instant = ""
 
 
 class Wake(Struct, frozen=True):
@@ -243,12 +247,16 @@ def apply(task: Task, event: Event) -> Task:
                 _refuse(task, event, "say until when")
             until = written(event.until) if event.until else ""
             usage = plus(task.usage, event.usage)
-            return replace(task, status="waiting", waiting=event.waiting, until=until, lease=None, usage=usage)
+            pauses = task.pauses
+            if event.waiting == "approval" and event.now:
+                pauses = (*pauses, Pause(written(event.now)))
+            waiting = replace(task, status="waiting", waiting=event.waiting, until=until, lease=None, usage=usage)
+            return replace(waiting, pauses=pauses)
         case Wake():
             _in(task, event, "waiting")
             if task.waiting == "time" and not is_over(task.until, event.now):
                 _refuse(task, event, f"it waits until {task.until}")
-            return replace(task, status=_claimable(task), waiting=None, until="")
+            return replace(task, status=_claimable(task), waiting=None, until="", pauses=_ended(task, event.now))
         case Judge():
             _held(task, event)
             _in(task, event, "running", "supervising")
@@ -314,7 +322,13 @@ def _claimed(task: Task, event: Claim) -> Task:
         fence=fence,
         attempts=task.attempts + (task.lease is not None or task.attempts == 0),
         started_at=task.started_at or written(event.now),
+        pauses=_ended(task, event.now),
     )
+
+
+def _ended(task: Task, now: Instant) -> tuple[Pause, ...]:
+    """The pauses, none of which lasts any more."""
+    return tuple(pause if pause.until else replace(pause, until=written(now)) for pause in task.pauses)
 
 
 def _over(task: Task, status: Status, now: Instant, usage: Usage) -> Task:
@@ -328,6 +342,7 @@ def _over(task: Task, status: Status, now: Instant, usage: Usage) -> Task:
         plan=task.plan and (),
         usage=plus(task.usage, usage),
         completed_at=written(now),
+        pauses=_ended(task, now),
     )
 
 
@@ -347,6 +362,7 @@ def _reopened(task: Task, event: Reopen) -> Task:
         judgements=(),
         attempts=0,
         started_at="",
+        pauses=(),
         completed_at="",
         error=None,
     )

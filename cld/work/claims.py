@@ -38,9 +38,9 @@ def client_until(node: Node, now: Instant) -> str:
     """Until when the client of a task that waits for it from `now` may take; empty where nothing bounds that."""
     times = [] if node.task.time_limit is None else [later(now, node.task.time_limit)]
     for one in node.path():
-        if one.task.budget is not None and one.task.budget.seconds is not None:
-            with contextlib.suppress(ValueError):  # of a time that a person has edited
-                times.append(later(one.task.started_at or now, one.task.budget.seconds))
+        with contextlib.suppress(ValueError):  # of a time that a person has edited
+            if (left := time_of(one, now, float("inf"))) is not None:
+                times.append(later(now, left))
     return min(times, default="")
 
 
@@ -51,10 +51,25 @@ def too_late(node: Node, now: Instant) -> Failure | None:
         return None
     for one in node.path():
         with contextlib.suppress(ValueError):
-            if time_left(one.task.budget, one.task.started_at, now) == 0:
+            if time_of(one, now) == 0:
                 return Failure("budget_exceeded", f"its client did not come while there was time for {one.id}")
     limit = "" if task.time_limit is None else f", within {task.time_limit:g} seconds; give it a longer time_limit"
     return Failure("timed_out", f"its client did not come until {task.until}{limit}")
+
+
+def time_of(node: Node, now: Instant, enough: float = 0.0) -> float | None:
+    """The seconds left of the budget of a task, without the time in which it or one below it waited for a person.
+
+    None without bound. Where more than `enough` is left anyway, that time is not looked for.
+    """
+    budget, started_at = node.task.budget, node.task.started_at
+    left = time_left(budget, started_at, now)
+    if left is None or left > enough:
+        return left
+    pauses = [
+        pause for one in node.subtree() for pause in one.task.pauses if pause.until or one.task.status == "waiting"
+    ]
+    return time_left(budget, started_at, now, pauses)
 
 
 def _held_up(parent: Node) -> Blocked | None:

@@ -26,7 +26,6 @@ from cld.principal import Principal
 from cld.purse import Ledgers
 from cld.resource import timestamp
 from cld.store import MAX_LIMIT
-from cld.tasks.budget import time_left
 from cld.tasks.instants import later
 from cld.tasks.order import Blocked
 from cld.tasks.states import (
@@ -41,9 +40,9 @@ from cld.tasks.states import (
     is_held,
 )
 from cld.tools.process import to_the_end
-from cld.types import Elected, Failure, Task
+from cld.types import Elected, Failure
 from cld.uri import URI, is_within, make_uri, parent_of, type_of
-from cld.work.claims import blocked, client_until, too_late
+from cld.work.claims import blocked, client_until, time_of, too_late
 from cld.work.due import Due
 from cld.work.electing import ASSISTANT, CLIENT, Assistants
 from cld.work.stopping import Stops
@@ -92,6 +91,8 @@ class Engine:
         self._due = Due()
         self._put_off: set[URI] = set()
         """What could not be claimed though nobody had it, and is not tried again before it is due."""
+        self._asking: set[URI] = set()
+        """What waits for a person's answer, as far as is known here."""
         self._ready: list[tuple[tuple[int, list[str | int]], int, URI]] = []
         self._queued: set[URI] = set()
         self._order = itertools.count()
@@ -164,7 +165,11 @@ class Engine:
         self._due.set(node.uri, self._due_of(node))
         self._put_off.discard(node.uri)
         self._interrupt_lost(node)
+        asked, asks = node.uri in self._asking, task.status == "waiting" and task.waiting == "approval"
+        (self._asking.add if asks else self._asking.discard)(node.uri)
         if node.is_over:
+            if asked and self._is_mine(node):
+                self._aside(Journal(self.keeper, node.uri).close(f"its task was {task.status}"))
             if node.parent is not None:
                 for dependent in node.parent.dependents.get(node.id, ()):
                     self._consider(dependent)
@@ -177,7 +182,7 @@ class Engine:
         elif task.status == "supervising":
             for child in node.children.values():
                 self._consider(child)
-        elif task.status == "waiting" and task.waiting == "approval":
+        elif asks:
             # The answer may have come before it was known that the task waits.
             self._aside(self._look_at_approvals(node))
         self._consider(node)
@@ -187,6 +192,7 @@ class Engine:
         """What follows from a task having been deleted, with all that was below it."""
         for one in node.subtree():
             self._due.set(one.uri, None)
+            self._asking.discard(one.uri)
             if (running := self._running.get(one.uri)) is not None:
                 _interrupt(running)
         if (parent := node.parent) is not None:
@@ -226,7 +232,7 @@ class Engine:
         if node.uri in self._queued or node.uri in self._running or node.uri in self._put_off:
             return
         now = timestamp()
-        if node.task.status == "supervising" and not is_held(node.task, now) and _has_had_its_time(node.task, now):
+        if node.task.status == "supervising" and not is_held(node.task, now) and _time_left(node, now) == 0:
             self._aside(self._stops.give_up(node))
             return
         if (failure := too_late(node, now)) is not None:
@@ -379,6 +385,7 @@ class Engine:
                 self.assistants.changed()
             case "plan.Approval":
                 if (node := self.forest.find(parent_of(uri))) is not None:
+                    self._put_off.discard(node.uri)
                     await self._look_at_approvals(node)
             case _:
                 node = self.forest.find(uri)
@@ -462,6 +469,8 @@ class Engine:
         else:
             await self._look_at_approvals(node)
             self._consider(node)
+            if task.status == "supervising" and task.lease is None and (left := _time_left(node, timestamp())):
+                self._due.set(node.uri, later(timestamp(), left))  # it paused
 
     def _forget_what_is_over(self) -> None:
         for root in self.forest.forget_resting():
@@ -507,11 +516,11 @@ def _interrupt(running: "asyncio.Task[None]") -> None:
         running.cancel()
 
 
-def _has_had_its_time(task: Task, now: str) -> bool:
+def _time_left(node: Node, now: str) -> float | None:
     try:
-        return time_left(task.budget, task.started_at, now) == 0
+        return time_of(node, now)
     except ValueError:  # a person has edited the time
-        return False
+        return None
 
 
 async def _ended(tasks: "list[asyncio.Task[None]]") -> None:

@@ -18,7 +18,6 @@ from cld.config import Work
 from cld.errors import (
     AccessDenied,
     BudgetExceeded,
-    CldError,
     Conflict,
     InvalidArgument,
     InvalidResource,
@@ -26,13 +25,24 @@ from cld.errors import (
     ModelFailed,
     ResourceNotFound,
 )
+from cld.escape import safe_line
 from cld.guard import GuardedStore
-from cld.journal import APPROVAL, CALL, Journal, content_of, question_of
+from cld.journal import (
+    APPROVAL,
+    NOBODY,
+    Journal,
+    children,
+    content_of,
+    is_due,
+    is_waited_for,
+    question_of,
+    questions,
+)
 from cld.json_schema import compile_schema
 from cld.purse import Metered
 from cld.resource import Draft, Meta, new_id, timestamp
+from cld.store import Stored
 from cld.supervisor import fits_words
-from cld.tasks.instants import is_over
 from cld.tasks.order import Blocked, PlanLimits, check_plan
 from cld.tasks.states import Claim, Complete, Fail, Release, is_held
 from cld.tools import Caller, Result
@@ -50,6 +60,9 @@ MOST_MESSAGE = 100_000
 MOST_CLIENT_TOOLS = 50
 MOST_NAMES = 5
 """Of what there is instead of a name that is wrong so many are told."""
+
+MOST_TRIES = 8
+"""How often an answer is tried again because others changed its question."""
 
 CLIENT_LEASE_SECONDS = 30.0
 """How long the claim lasts under which what a client gives is written down."""
@@ -179,8 +192,9 @@ def waiting_for(engine: Engine, node: Node) -> list[Node]:
 async def _is_unanswered(engine: Engine, node: Node) -> bool:
     """Whether all that waits has no answer yet; one that was just given is acted on in a moment."""
     for one in waiting_for(engine, node):
-        if one.task.waiting == "approval" and await Journal(engine.keeper, one.uri).is_answered():
-            return False
+        with contextlib.suppress(InvalidResource):  # until it is repaired, it waits
+            if one.task.waiting == "approval" and await Journal(engine.keeper, one.uri).is_answered():
+                return False
     return True
 
 
@@ -242,31 +256,45 @@ async def decide(
     if assistants := [one.id for one in store.guard.principal.chain() if one.kind == "assistant"]:
         raise AccessDenied("write", uri, [f"{assistants[0]} is an assistant, and only a person can agree"])
     found = await _question(store, uri)
-    stored = await store.get(found)
+    for _ in range(MOST_TRIES):
+        stored = await store.get(found)
+        approval = _approval(stored)
+        if approval.decision is not None:
+            raise Conflict(_answered_before(found, approval), uri=found, current=stored.version)
+        if is_due(approval):
+            message = f"{found} had to be answered until {approval.deadline}; without an answer it counts as rejected"
+            raise Conflict(message, uri=found, current=stored.version)
+        if not await is_waited_for(store, found, approval.call, soon=True):
+            raise Conflict(f"{found} is not waited for any more", uri=found, current=stored.version)
+        if (decision == "edit") != (arguments is not None):
+            raise InvalidArgument("arguments belong to the decision edit, and only to it", field="arguments")
+        answered = replace(
+            approval,
+            decision=decision,
+            edited=arguments,
+            comment=comment,
+            decided_by=store.guard.principal.id,
+            decided_at=timestamp(),
+        )
+        with contextlib.suppress(Conflict):  # somebody was faster; the next look says who
+            await store.put(Draft(found, content_of(answered)), if_version=stored.version)
+            return found, answered
+    raise Conflict(f"{found} changes all the time; try again later", uri=found, current=None)
+
+
+def _approval(stored: Stored) -> Approval:
     try:
-        approval = msgspec.convert(stored.resource.content, Approval)
+        return msgspec.convert(stored.resource.content, Approval)
     except msgspec.ValidationError as error:
-        raise InvalidResource(f"{found} is no valid approval: {error}") from error
-    if approval.decision is not None:
-        who = approval.decided_by or "somebody"
-        raise Conflict(f"{found} was answered before: {approval.decision} by {who}", uri=found, current=stored.version)
-    if approval.deadline and is_over(approval.deadline, timestamp()):
-        message = f"{found} had to be answered until {approval.deadline}; without an answer it counts as rejected"
-        raise Conflict(message, uri=found, current=stored.version)
-    if not await _is_waited_for(store, found, approval.call):
-        raise Conflict(f"{found} is not waited for any more", uri=found, current=stored.version)
-    if (decision == "edit") != (arguments is not None):
-        raise InvalidArgument("arguments belong to the decision edit, and only to it", field="arguments")
-    answered = replace(
-        approval,
-        decision=decision,
-        edited=arguments,
-        comment=comment,
-        decided_by=store.guard.principal.id,
-        decided_at=timestamp(),
-    )
-    await store.put(Draft(found, content_of(answered)), if_version=stored.version)
-    return found, answered
+        raise InvalidResource(f"{stored.resource.uri} is no valid approval: {error}") from error
+
+
+def _answered_before(uri: URI, approval: Approval) -> str:
+    comment = safe_line(approval.comment)
+    if approval.decided_by == NOBODY:
+        return f"{uri} is not open any more: {comment}"
+    who = safe_line(approval.decided_by) or "somebody"
+    return f"{uri} was answered before: {approval.decision} by {who}{f': {comment}' if comment else ''}"
 
 
 async def update(
@@ -461,27 +489,38 @@ async def _question(store: GuardedStore, uri: URI) -> URI:
     if type_of(uri) == APPROVAL:
         return uri
     if type_of(uri) == "tool.Call":
-        call = msgspec.convert((await store.get(uri)).resource.content, Call)
+        try:
+            call = msgspec.convert((await store.get(uri)).resource.content, Call)
+        except msgspec.ValidationError as error:
+            raise InvalidResource(f"{uri} is no valid call: {error}") from error
         return make_uri(parent_of(uri), APPROVAL, question_of(id_of(uri), call))
     await store.get(uri)
-    below = (await store.list(uri, type=APPROVAL, depth=64)).uris
-    open = [one for one in below if (await store.get(one)).resource.content.get("decision") is None]
-    if len(open) != 1:
-        there = ", ".join(open) if open else "none"
-        raise InvalidArgument(f"{uri} has {len(open)} open questions; name one: {there}", field="uri")
-    return open[0]
+    below = await children(store, uri, APPROVAL, MAX_DEPTH)
+    tasks = dict.fromkeys(map(parent_of, below))
+    asked = [question for task in tasks for question in await questions(store, task)]
+    open = [question.uri for question in asked if question.approval is not None]
+    if len(open) == 1:
+        return open[0]
+    if not open:
+        if asked:
+            raise InvalidResource(asked[0].error)
+        if (last := await _last_answered(store, below)) is not None:
+            raise last
+    there = ", ".join(open) if open else "none"
+    raise InvalidArgument(f"{uri} has {len(open)} open questions; name one: {there}", field="uri")
 
 
-async def _is_waited_for(store: GuardedStore, question: URI, id: str) -> bool:
-    """Whether the call that a question is about can still go on with the answer."""
-    if not id:
-        return True  # written by hand, about no call
-    try:
-        call = msgspec.convert((await store.get(make_uri(parent_of(question), CALL, id))).resource.content, Call)
-    except (CldError, msgspec.ValidationError):  # there is none to look at: then the task says what comes of it
-        return True
-    # One that has started is about to wait.
-    return call.state == "started" or (call.state == "waiting" and question_of(id, call) == id_of(question))
+async def _last_answered(store: GuardedStore, below: Sequence[URI]) -> Conflict | None:
+    """Of questions none of which is open, what became of that which was answered last."""
+    found: list[tuple[str, Conflict]] = []
+    for uri in below:
+        with contextlib.suppress(ResourceNotFound, InvalidResource):
+            stored = await store.get(uri)
+            approval = _approval(stored)
+            if approval.decision is not None:
+                error = Conflict(_answered_before(uri, approval), uri=uri, current=stored.version)
+                found.append((approval.decided_at, error))
+    return max(found, key=lambda one: one[0], default=("", None))[1]
 
 
 def _is_stopped(engine: Engine, node: Node) -> bool:

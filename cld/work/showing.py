@@ -5,12 +5,13 @@ from typing import Any
 
 import msgspec
 
+from cld.errors import InvalidResource
 from cld.escape import safe_line
 from cld.guard import GuardedStore
-from cld.journal import APPROVAL, CALL, children
+from cld.journal import CALL, Question, children, questions
 from cld.resource import timestamp
 from cld.tasks.budget import total
-from cld.types import Usage
+from cld.types import Call, Usage
 from cld.uri import id_of
 from cld.work.claims import blocked, ready
 from cld.work.tree import Node
@@ -67,12 +68,8 @@ async def _shown(store: GuardedStore, node: Node, depth: int, now: str) -> dict[
     }
     if calls := await _calls(store, node):
         data["calls"] = calls
-    if asked := await children(store, node.uri, APPROVAL):
-        data["approvals"] = [
-            {"uri": uri, **content}
-            for uri in asked
-            if (content := (await store.get(uri)).resource.content).get("decision") is None
-        ]
+    if not node.is_over and (asked := await questions(store, node.uri)):
+        data["approvals"] = [_question(one) for one in asked]
     if node.children:
         counts: dict[str, int] = {}
         for one in node.subtree():
@@ -87,8 +84,13 @@ async def _shown(store: GuardedStore, node: Node, depth: int, now: str) -> dict[
 async def _calls(store: GuardedStore, node: Node) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for uri in (await children(store, node.uri, CALL))[:MOST_CALLS]:
-        content = (await store.get(uri)).resource.content
-        one = {"id": id_of(uri), "tool": content.get("tool"), "state": content.get("state")}
+        try:
+            content = (await store.get(uri)).resource.content
+            msgspec.convert(content, Call)
+        except (InvalidResource, msgspec.ValidationError) as error:
+            found.append({"uri": uri, "error": _invalid(str(error))})
+            continue
+        one: dict[str, Any] = {"id": id_of(uri), "tool": content.get("tool"), "state": content.get("state")}
         if content.get("state") == "waiting":
             one |= {"key": content.get("key"), "arguments": content.get("arguments"), "client": content.get("client")}
         elif (given := content.get("arguments")) and len(msgspec.json.encode(given)) <= MOST_GIVEN:
@@ -99,6 +101,17 @@ async def _calls(store: GuardedStore, node: Node) -> list[dict[str, Any]]:
             one["error"] = content["error"]
         found.append(one)
     return found
+
+
+def _question(question: Question) -> dict[str, Any]:
+    if question.approval is None:
+        return {"uri": question.uri, "error": _invalid(question.error)}
+    return {"uri": question.uri, **msgspec.to_builtins(question.approval)}
+
+
+def _invalid(message: str) -> dict[str, Any]:
+    """Of what somebody has edited, or is editing, that it cannot be used as it is."""
+    return {"code": InvalidResource.code, "message": message}
 
 
 def drawn(data: dict[str, Any], indent: str = "") -> list[str]:
@@ -116,7 +129,11 @@ def drawn(data: dict[str, Any], indent: str = "") -> list[str]:
         lines.append(f"{indent}  skipped: {safe_line(data['skipped'])}")
     if data.get("error"):
         lines.append(f"{indent}  {data['error']['code']}: {safe_line(data['error']['message'])}")
+    broken = [one for one in (*data.get("approvals", ()), *data.get("calls", ())) if "tool" not in one]
+    lines += [f"{indent}  cannot be used: {safe_line(one['error']['message'])}" for one in broken]
     for one in data.get("approvals", ()):
+        if "tool" not in one:
+            continue
         lines.append(f"{indent}  asks: may it call {safe_line(one['tool'])}? {safe_line(one.get('reason', ''))}")
         lines.append(f"{indent}  {one['uri']}")
     lines += [

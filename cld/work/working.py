@@ -39,7 +39,7 @@ from cld.purse import Ledgers, Metered, Purse
 from cld.resource import Draft, Meta, timestamp
 from cld.store import ANY_VERSION
 from cld.supervisor import Part, judge
-from cld.tasks.budget import less, plus, time_left, total
+from cld.tasks.budget import less, plus, total
 from cld.tasks.conditions import evaluate_list, evaluate_when, is_question, question
 from cld.tasks.inputs import collect, expand, resolve
 from cld.tasks.order import PlanLimits, check_plan, dependencies
@@ -62,7 +62,7 @@ from cld.tools import Caller
 from cld.tools.process import to_the_end
 from cld.types import Call, Failure, Judgement, Source, Step, Task, Usage
 from cld.uri import URI, id_of, make_uri
-from cld.work.claims import client_until
+from cld.work.claims import client_until, time_of
 from cld.work.context import Contexts
 from cld.work.electing import CLIENT, Assistants, Member, names
 from cld.work.tree import Forest, Node, meta_of, task_of
@@ -121,15 +121,15 @@ class Working:
 
     async def _outcome(self, node: Node, claimed: "_Claimed") -> Sequence[Event]:
         """The events that end the claim."""
-        seconds = self.world.settings.time_limit
+        error = Failure("timed_out", "it was not done in time")
         try:
-            seconds = self._seconds(node)
+            seconds, error = self._bound(node)
             async with asyncio.timeout(seconds):
                 return await claimed.work()
         except Parked as parked:
             return [claimed.parked(parked)]
         except TimeoutError:
-            error = Failure("timed_out", f"it was not done within {seconds:g} seconds; give it a longer time_limit")
+            pass
         except (LeaseLost, InvalidTransition):
             raise
         except CldError as failed:
@@ -171,13 +171,16 @@ class Working:
         except CldError as error:
             log.info("%s: %s", node.uri, error)
 
-    def _seconds(self, node: Node) -> float:
-        """How long it may be worked now."""
-        bounds = [node.task.time_limit or self.world.settings.time_limit]
+    def _bound(self, node: Node) -> tuple[float, Failure]:
+        """How many seconds it may be worked now, and what it is when they are over."""
+        seconds, now = node.task.time_limit or self.world.settings.time_limit, timestamp()
+        error = Failure("timed_out", f"it was not done within {seconds:g} seconds; give it a longer time_limit")
         for one in node.path():
-            bound = time_left(one.task.budget, one.task.started_at, timestamp())
-            bounds += [] if bound is None else [bound]
-        return min(bounds)
+            left = time_of(one, now, enough=seconds)
+            if left is not None and left < seconds:
+                seconds = left
+                error = Failure("budget_exceeded", f"the time is up that {one.uri} may take with all below it")
+        return seconds, error
 
     def purse(self, node: Node) -> Purse:
         """What the task may spend: its own budget and all above it."""
@@ -357,7 +360,8 @@ class _Claimed:
     def parked(self, parked: Parked) -> Wait:
         """The end of the claim by what has to be waited for."""
         until = client_until(self._node, timestamp()) if parked.waiting == "client" else parked.until
-        return Wait(waiting=parked.waiting, until=until, usage=self._since_decided(parked.usage), **self._held)
+        usage = self._since_decided(parked.usage)
+        return Wait(waiting=parked.waiting, until=until, usage=usage, now=timestamp(), **self._held)
 
     def failed(self, code: str, message: str, usage: Usage = NOTHING) -> Fail:
         """The end of the claim by failure."""
