@@ -224,6 +224,31 @@ async def test_a_tree_without_assistants_lists_those_it_is_given_with_the_first_
 
 
 @pytest.mark.anyio
+async def test_assistants_of_namespaces_work_there_under_names_of_their_own(tmp_path: Path) -> None:
+    with_seeds(tmp_path)
+    home = "cld:cld.Namespace.home"
+    put(tmp_path, home, {})
+    (tmp_path / "resources" / home).mkdir()
+    for name in ("writer", "x" * 60):
+        put(tmp_path, f"{home}/common.Assistant.{name}", {"title": "Ours"}, purpose="Write at home.")
+    put(tmp_path, "cld:common.Assistant.home_writer", {"title": "Theirs"}, purpose="Have the same name.")
+    async with hosted(tmp_path, "--tools", "all") as host:
+        tools = {tool.name: tool for tool in (await host.client.list_tools()).tools}
+        ours = {name: tool for name, tool in tools.items() if (tool.description or "").startswith("Assistant of home:")}
+        assert len(ours) == 2 and all(len(name) <= 64 for name in ours)
+        [writer] = [name for name in ours if name.startswith("assistant_home_writer_")]
+        assert tools["assistant_home_writer"].title == "Theirs"
+        done = await call(host.client, writer, message="Write a letter", wait_seconds=50)
+        assert done["task"].startswith(f"{home}/common.Conversation.")
+        task = await call(host.client, "task_get", uri=done["task"])
+        assert task["assistant"] == f"{home}/common.Assistant.writer"
+        elsewhere = await fail(host.client, writer, message="Write", conversation="cld:common.Conversation.a")
+        assert elsewhere["field"] == "conversation" and home in elsewhere["message"]
+        (tmp_path / "resources" / f"{home}/common.Assistant.writer.json").unlink()
+        await host.until(lambda names: writer not in names)
+
+
+@pytest.mark.anyio
 async def test_assistants_that_may_not_be_put_into_the_tree_are_not_listed(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "policies", tmp_path / "policies")
     data = data_with(members={"user:ed": ["editor"]})

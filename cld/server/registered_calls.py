@@ -6,16 +6,17 @@ from typing import Any, cast
 import msgspec
 from msgspec import UNSET
 
-from cld.errors import AccessDenied, ToolFailed
+from cld.errors import AccessDenied, InvalidArgument, ToolFailed
 from cld.escape import safe_line
+from cld.resource import new_id
 from cld.server.call import DECLINED, Call, Reply, Said, shown
 from cld.server.work_calls import answered
 from cld.server.work_registry import Ask
 from cld.tools import Begun, Caller, NestedApprovalRequired
 from cld.tools.calling import tool_uri
 from cld.types import Grant
-from cld.uri import id_of, parse_uri
-from cld.work.requests import begin
+from cld.uri import ROOT, is_within, make_uri, parent_of, parse_uri
+from cld.work.requests import CONVERSATION, begin
 
 
 async def ask_seed(call: Call, args: Ask, assistant: str) -> Reply:
@@ -25,15 +26,19 @@ async def ask_seed(call: Call, args: Ask, assistant: str) -> Reply:
 
 
 async def ask_assistant(call: Call, args: Ask, assistant: str) -> Reply:
-    """Have the assistant with this URI work a message; the answer, or as far as it is."""
+    """Have the assistant with this URI work a message where it is; the answer, or as far as it is.
+
+    Raises:
+        InvalidArgument: the conversation is not in the namespace of the assistant.
+    """
     engine = await call.runtime.work(call.principal)
-    begun = await begin(
-        engine,
-        call.store,
-        args.message,
-        conversation=None if args.conversation is UNSET else args.conversation,
-        assistant=id_of(parse_uri(assistant)),
-    )
+    place = parent_of(parse_uri(assistant))
+    conversation = None if args.conversation is UNSET else args.conversation
+    if conversation is not None and not is_within(conversation, place):
+        raise InvalidArgument(f"{conversation} is not in {place}, where this assistant works", field="conversation")
+    if conversation is None and place != ROOT:
+        conversation = make_uri(place, CONVERSATION, new_id())
+    begun = await begin(engine, call.store, args.message, conversation=conversation, assistant=assistant)
     return await answered(call, engine, begun, args.wait_seconds)
 
 

@@ -8,9 +8,10 @@ What calling one does is `cld.server.registered_calls`, which is loaded with the
 import asyncio
 import contextlib
 import dataclasses
+import hashlib
 import importlib
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Container, Coroutine, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -44,16 +45,19 @@ from cld.store import MAX_LIMIT
 from cld.tools.names import here
 from cld.types import Assistant, Server
 from cld.types import Tool as Registered
-from cld.uri import ROOT, URI, id_of
+from cld.uri import ROOT, URI, id_of, namespace_of
 
 log = logging.getLogger("cld.server")
 
-ASSISTANT, TOOL, SERVER = "common.Assistant", "tool.Tool", "tool.Server"
+ASSISTANT, TOOL, SERVER, NAMESPACE = "common.Assistant", "tool.Tool", "tool.Server", "cld.Namespace"
 
 LIST_BYTES = 15_900
 """How large the list of tools may be by default, all in all; who wants more says so, or asks `tool_list`."""
 
 MOST_DESCRIPTION = 240
+MOST_NAMESPACES = 100
+"""So many namespaces are looked into for assistants."""
+
 RETRY_SECONDS = 2.0
 
 FOLLOW_SECONDS = 0.3
@@ -117,7 +121,7 @@ class TreeTools:
         await asyncio.sleep(FOLLOW_SECONDS)
         store = self._store()
         tooling = self._runtime.settings.tooling
-        async with self._runtime.hear(store, types=frozenset({ASSISTANT, TOOL, SERVER})) as heard:
+        async with self._runtime.hear(store, types=frozenset({ASSISTANT, NAMESPACE, TOOL, SERVER})) as heard:
             await self._look()
             self._current = True
             # Somebody's own files or servers were named: they are looked at, though nobody asked for work yet.
@@ -164,14 +168,19 @@ class TreeTools:
             self._registry.replace(REGISTERED, tools)
 
     async def _asked(self, store: GuardedStore) -> list[Tool]:
-        """The assistants of the tree; where it has none, those that it is given with the first work."""
-        if uris := await _uris(store, ASSISTANT):
-            found = await _valid(store, uris, Assistant)
-            return [_assistant(*one) for one in found if not one[1].disabled]
-        brought = seeds(self._runtime.settings.seeds_path, ASSISTANT)
-        return [
-            _assistant(uri, msgspec.convert(seed.content, Assistant), seed.meta, is_seed=True) for uri, seed in brought
-        ]
+        """The assistants at the top, or those that it is given with the first work, and then those of namespaces."""
+        tools: dict[str, Tool] = {}
+        for place in (ROOT, *(await store.list(ROOT, type=NAMESPACE, limit=MOST_NAMESPACES)).uris):
+            uris = await _uris(store, ASSISTANT, place)
+            for uri, assistant, meta in await _valid(store, uris, Assistant):
+                if not assistant.disabled:
+                    tool = _assistant(uri, assistant, meta, among=tools)
+                    tools[tool.name] = tool
+            if place == ROOT and not uris:
+                for uri, seed in seeds(self._runtime.settings.seeds_path, ASSISTANT):
+                    tool = _assistant(uri, msgspec.convert(seed.content, Assistant), seed.meta, is_seed=True)
+                    tools[tool.name] = tool
+        return list(tools.values())
 
     async def _tools(self, store: GuardedStore) -> list[Registered]:
         if self._runtime.is_working and (calling := self._runtime.workshop.opened) is not None:
@@ -219,11 +228,11 @@ async def _read(store: GuardedStore, type: str, kind: type[KindT]) -> list[tuple
     return await _valid(store, await _uris(store, type), kind)
 
 
-async def _uris(store: GuardedStore, type: str) -> list[URI]:
+async def _uris(store: GuardedStore, type: str, place: URI = ROOT) -> list[URI]:
     uris: list[URI] = []
     cursor: str | None = None
     while True:
-        page = await store.list(ROOT, type=type, cursor=cursor, limit=MAX_LIMIT)
+        page = await store.list(place, type=type, cursor=cursor, limit=MAX_LIMIT)
         uris += page.uris
         if (cursor := page.cursor) is None:
             return uris
@@ -238,14 +247,20 @@ async def _valid(store: GuardedStore, uris: Sequence[URI], kind: type[KindT]) ->
     return found
 
 
-def _assistant(uri: URI, assistant: Assistant, meta: Meta, *, is_seed: bool = False) -> Tool:
-    """An assistant as a tool; one that is a seed is put into the tree first."""
+def _assistant(
+    uri: URI, assistant: Assistant, meta: Meta, *, among: Container[str] = (), is_seed: bool = False
+) -> Tool:
+    """An assistant as a tool, with a name that is not `among` those of others; a seed is put into the tree first."""
     schema, parse = _asking()
+    space = namespace_of(uri)
+    known = f"{space}_{id_of(uri)}" if space else id_of(uri)
+    if (name := here("assistant", known)) in among:
+        name = here("assistant", f"{known}_{hashlib.sha256(uri.encode()).hexdigest()[:8]}")
     purpose = " ".join(meta.purpose.split()) or "It has no description."
     return Tool(
-        name=here("assistant", id_of(uri)),
+        name=name,
         title=safe_line(assistant.title) or id_of(uri),
-        description=_shortened(f"Assistant: {safe_line(purpose)}"),
+        description=_shortened(f"Assistant{space and f' of {space}'}: {safe_line(purpose)}"),
         input_schema=schema,
         parse=parse,
         handle=_on_first_call("ask_seed" if is_seed else "ask_assistant", str(uri)),
