@@ -379,12 +379,16 @@ class Purse:
 
 
 class Metered:
-    """A model whose every request is set aside and settled; `key` names who asks among others of the purse."""
+    """A model whose every request is set aside and settled.
 
-    def __init__(self, model: Model, purse: Purse, key: str) -> None:
+    `key` names who asks among others of the purse; `fair` is whose work it is, where that is not said with the request.
+    """
+
+    def __init__(self, model: Model, purse: Purse, key: str, fair: str = "") -> None:
         self._model = model
         self._purse = purse
         self._key = key
+        self._fair = fair
         self._number = 0
         self.spent = NOTHING
         """What all requests so far cost, or may have cost where nobody knows."""
@@ -398,8 +402,8 @@ class Metered:
     def generates(self) -> bool:
         return self._model.generates
 
-    def bound(self, ask: Ask) -> Usage:
-        return self._model.bound(ask)
+    async def bound(self, ask: Ask) -> Usage:
+        return await self._model.bound(ask)
 
     async def complete(
         self, ask: Ask, on_text: OnText | None = None, *, left: Usage | None = None, more: More | None = None
@@ -412,6 +416,7 @@ class Metered:
         """
         self._number += 1
         step = self.step
+        ask = replace(ask, fair=ask.fair or self._fair)
         gone = spent = NOTHING
 
         async def hold(sunk: Usage, next: Usage) -> Usage:
@@ -422,7 +427,7 @@ class Metered:
             return gone
 
         try:
-            held = await hold(NOTHING, self._model.bound(ask))
+            held = await hold(NOTHING, await self._model.bound(ask))
             completion = await self._model.complete(ask, on_text, left=held, more=hold)
         except ModelFailed as failed:
             await self._settle(step, Usage(tokens=failed.tokens, money=failed.money))

@@ -380,8 +380,8 @@ class _Within:
     def generates(self) -> bool:
         return self._model.generates
 
-    def bound(self, ask: Ask) -> Usage:
-        return self._model.bound(ask)
+    async def bound(self, ask: Ask) -> Usage:
+        return await self._model.bound(ask)
 
     async def complete(
         self, ask: Ask, on_text: OnText | None = None, *, left: Usage | None = None, more: More | None = None

@@ -60,6 +60,7 @@ class Workshop:
         self._stack = AsyncExitStack()
         self._toolbox: Toolbox | None = None
         self._router = Router(settings.models)
+        self._preparing: asyncio.Task[None] | None = None
         self._model: Model | None = None
 
     def bring(self, source: Source) -> None:
@@ -102,7 +103,8 @@ class Workshop:
         """The engine that works what `principal` asks for, with the roles of its token and no others."""
         async with self._opening:
             if (engine := self._engines.get(principal)) is None:
-                toolbox, _ = await asyncio.gather(self._toolbox_open(), self._prepared())
+                self._prepare()
+                toolbox = await self._toolbox_open()
                 world = World(
                     settings=self._settings.work,
                     store=self._store,
@@ -170,10 +172,11 @@ class Workshop:
     async def aclose(self) -> None:
         await self._stack.aclose()
 
-    async def _prepared(self) -> None:
-        """The model, so that asking it holds up nothing."""
-        if self._router.available:
-            await self._router.prepare()
+    def _prepare(self) -> None:
+        """Have the models loaded meanwhile, where this process is going to ask them."""
+        if self._preparing is None and self._router.available and self._settings.work.tasks_at_once:
+            self._preparing = asyncio.create_task(self._router.prepare())
+            self._stack.callback(self._preparing.cancel)
 
     async def _toolbox_open(self, *, publish: bool = True) -> Toolbox:
         if self._toolbox is None:

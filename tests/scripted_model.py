@@ -21,7 +21,7 @@ class ScriptedModel:
     def generates(self) -> bool:
         return True
 
-    def bound(self, ask: Ask) -> Usage:
+    async def bound(self, ask: Ask) -> Usage:
         return Usage(tokens=10, money=0.5, requests=1)
 
     async def complete(

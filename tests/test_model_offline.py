@@ -338,7 +338,7 @@ async def test_the_same_request_gets_the_same_answer_at_no_cost() -> None:
     ask = asking(
         "What does a put promise?", *brought("search", hits(("cld:a.B.c", PROMISE), ("cld:a.B.d", PROMISE[:130])))
     )
-    assert await answer(ask) == await answer(ask) and Offline().bound(ask) == Usage()
+    assert await answer(ask) == await answer(ask) and await Offline().bound(ask) == Usage()
 
 
 HOSTILE = (

@@ -100,7 +100,7 @@ async def test_a_model_that_answers_badly_is_not_replaced(server: OpenAI, reply:
 
 async def test_nor_one_that_may_not_be_paid_for() -> None:
     async with going_on(tier(nobody())) as model:
-        assert model.bound(HI).tokens > 4096 and model.bound(HI).money > 0
+        assert (await model.bound(HI)).tokens > 4096 and (await model.bound(HI)).money > 0
         with pytest.raises(BudgetExceeded):
             await model.complete(HI, left=Usage(tokens=10))
 

@@ -119,7 +119,7 @@ async def test_every_fault_has_a_name_and_the_next_tier_answers(
     said: list[str] = []
     async with routing(tier(server, "a"), tier(server, "b")) as router:
         answer = await router.complete(HI, said.append if streams else None)
-        bound = router.bound(HI)
+        bound = await router.bound(HI)
     first, second = router.counters
     assert (answer.model, answer.text) == ("openai/b", "You said: hi")
     assert first.failures == {kind: 1} and second.answers == 1
@@ -151,7 +151,7 @@ async def test_a_tier_that_does_not_answer_in_time_is_left_and_its_connection_cl
     server.say(Reply(hold=True), model="a")
     async with routing(tier(server, "a", timeout=0.3), tier(server, "b")) as router:
         answer = await router.complete(HI)
-        bound = router.bound(HI)
+        bound = await router.bound(HI)
         await server.came_to(lambda: server.requests[0].left)
     assert answer.model == "openai/b" and router.counters[0].failures == {"timed_out": 1}
     assert router.counters[0].tokens == bound.tokens
@@ -250,7 +250,7 @@ async def test_a_budget_holds_to_the_token(server: OpenAI, streams: bool, seen: 
     ask = msgspec.structs.replace(HI, tools=(SEARCH,), schema=SCHEMA, max_tokens=1000)
     plain = msgspec.structs.replace(ask, schema=None)
     async with routing(tier(server, price_in=2.0, price_out=8.0)) as router:
-        bound = router.bound(plain)
+        bound = await router.bound(plain)
         for short in (0, 1, 500, 900, bound.tokens - 1):
             left = Usage(tokens=bound.tokens - short, money=bound.money)
             tell = (lambda piece: None) if streams else None
@@ -279,7 +279,7 @@ async def test_failed_tries_and_repairs_share_one_budget(server: OpenAI) -> None
     server.otherwise = lambda request: Reply("x" * 5000)
     ask = msgspec.structs.replace(HI, schema=SCHEMA, max_tokens=400)
     async with routing(tier(server, "a"), tier(server, "b"), tier(server, "c")) as router:
-        left = Usage(tokens=int(router.bound(ask).tokens * 1.5), money=1.0)
+        left = Usage(tokens=int((await router.bound(ask)).tokens * 1.5), money=1.0)
         with pytest.raises(ModelFailed) as failed:
             await router.complete(ask, left=left)
     assert 0 < failed.value.tokens <= left.tokens
@@ -319,7 +319,7 @@ async def test_before_a_further_try_more_is_set_aside(
     server.say(Reply('{"n": 2}'), model="b")
     prices = {"price_in": 3.0, "price_out": 7.0}
     async with routing(tier(server, "a", timeout=0.3, **prices), tier(server, "b", **prices)) as router:
-        bound, purse = router.bound(ask), Purse(10**6)
+        bound, purse = await router.bound(ask), Purse(10**6)
         answer = await router.complete(ask, left=bound, more=purse.more)
     assert answer.model == "openai/b" and answer.text == '{"n": 2}'
     assert [request.body["max_tokens"] for request in server.requests] == [400] * len(server.requests)
@@ -334,7 +334,7 @@ async def test_where_no_more_can_be_set_aside_nothing_that_was_is_spent_on_anoth
     server.otherwise = lambda request: Reply("")
     tiers = [tier(server, name, max_tokens=tokens) for name, tokens in (("a", 400), ("b", 400), ("c", 100))]
     async with routing(*tiers) as router:
-        bound = router.bound(HI)
+        bound = await router.bound(HI)
         purse = Purse(1)
         with pytest.raises(ModelFailed) as failed:
             await router.complete(HI, left=bound, more=purse.more)
@@ -348,7 +348,7 @@ async def test_a_model_without_a_price_is_not_asked_unless_it_runs_here(server: 
     async with routing(far) as router:
         with pytest.raises(ModelFailed, match="set price_in and price_out"):
             await router.complete(HI)
-        assert router.bound(HI).tokens == 0
+        assert (await router.bound(HI)).tokens == 0
     async with routing(Tier("known", "openai/gpt-4o", server.url)) as router:
         assert (await router.complete(HI)).usage.money > 0
 
@@ -356,10 +356,10 @@ async def test_a_model_without_a_price_is_not_asked_unless_it_runs_here(server: 
 async def test_the_bound_of_a_known_tokenizer_is_near_and_of_others_is_bytes(server: OpenAI) -> None:
     ask = Ask((Message("user", "The tide comes in twice a day. " * 100),), max_tokens=100)
     async with routing(Tier("known", "openai/gpt-4o", server.url)) as near, routing(tier(server)) as far:
-        assert 700 < near.bound(ask).tokens < 1200
-        assert far.bound(ask).tokens > 3100
+        assert 700 < (await near.bound(ask)).tokens < 1200
+        assert (await far.bound(ask)).tokens > 3100
         with_tools = msgspec.structs.replace(ask, tools=(SEARCH,))
-        assert near.bound(with_tools).tokens > near.bound(ask).tokens + 256
+        assert (await near.bound(with_tools)).tokens > (await near.bound(ask)).tokens + 256
 
 
 async def test_a_question_too_long_for_a_tier_is_not_sent_there(server: OpenAI) -> None:
@@ -386,7 +386,7 @@ async def test_questions_begin_at_the_tier_they_name_and_reasoning_apart(server:
 
 async def test_nothing_configured_is_said_so() -> None:
     router = Router(Models())
-    assert not router.available and router.problems == [] and router.bound(HI) == Usage(requests=1)
+    assert not router.available and router.problems == [] and await router.bound(HI) == Usage(requests=1)
     with pytest.raises(ModelFailed, match="no model is configured"):
         await router.complete(HI)
     await router.aclose()
@@ -536,7 +536,7 @@ def test_the_server_runs_by_itself_too() -> None:
 
 
 FRESH = """
-import socket, sys
+import asyncio, socket, sys
 def refused(*_):
     raise AssertionError("the network was asked")
 socket.getaddrinfo = socket.socket.connect = refused
@@ -546,7 +546,7 @@ from cld.config import Models, Tier
 from cld.models import Ask, Message
 from cld.models.router import Router
 router = Router(Models(chain=(Tier("gpt", "openai/gpt-4o", price_in=1, price_out=1),)))
-print(router.bound(Ask((Message("user", "word " * 1000),), max_tokens=0)).tokens < 2000)
+print(asyncio.run(router.bound(Ask((Message("user", "word " * 1000),), max_tokens=0))).tokens < 2000)
 """
 
 
@@ -571,8 +571,8 @@ async def test_what_the_first_question_loads_is_loaded_beside_the_loop(server: O
             patch.setattr(litellm, "counter", lambda model: (asked.append(threading.get_ident()), real(model))[1])
             async with routing(Tier("gpt", "openai/gpt-4o", server.url)) as another:
                 await another.prepare()
-                another.bound(HI)
-                router.bound(HI)
+                await another.bound(HI)
+                await router.bound(HI)
     assert len(asked) == 1 and asked[0] != before
 
 
@@ -603,7 +603,7 @@ async def test_usage_that_cannot_be_is_taken_to_be_the_most(
 ) -> None:
     server.say(Reply("hello", usage=usage))
     async with routing(tier(server, price_in=1.0, price_out=1.0)) as router:
-        bound = router.bound(HI).tokens
+        bound = (await router.bound(HI)).tokens
         answer = await router.complete(HI, (lambda _: None) if streamed else None)
     known = max(0, usage["prompt_tokens"]) or max(0, usage["completion_tokens"])
     least = bound if not known else bound - HI.max_tokens if usage["prompt_tokens"] == 0 else HI.max_tokens

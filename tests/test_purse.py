@@ -373,7 +373,7 @@ class Tries:
         self.tries = tries
         self.lefts = lefts
 
-    def bound(self, ask: Ask) -> Usage:
+    async def bound(self, ask: Ask) -> Usage:
         return Usage(tokens=self.tries[0].tokens)
 
     async def complete(

@@ -209,6 +209,34 @@ async def test_the_first_to_begin_are_those_of_the_highest_priority(tmp_path: Pa
         assert set(first[:4]) == {"s7", "s6", "s5", "s4"}
 
 
+async def test_trees_of_one_priority_take_turns_and_say_to_models_whose_work_it_is(tmp_path: Path) -> None:
+    asked, small_is_there = list[Ask](), anyio.Event()
+
+    async def model(ask: Ask) -> Completion:
+        if not is_judging(ask):
+            asked.append(ask)
+            with anyio.fail_after(LONG):
+                await small_is_there.wait()
+        return done(ask)
+
+    def steps(name: str, count: int) -> tuple[Step, ...]:
+        return tuple(Step(f"{name}{number}", f"{name}{number}") for number in range(count))
+
+    async with working(tmp_path, model, tasks_at_once=1) as place:
+        large = await begin(place.engine, place.store, "", steps("a", 8))
+        with anyio.fail_after(LONG):
+            while not asked:
+                await anyio.sleep(0.01)
+        small = await begin(place.engine, place.store, "", steps("b", 3))
+        small_is_there.set()
+        for one in (small, large):
+            assert (await wait(place.engine, one.task, LONG)).status == "completed"
+        order = [said_of(ask) for ask in asked]
+        assert order.index("b2") < order.index("a5") and order[-1] == "a7", order
+        whose = {said_of(ask)[0]: ask.fair for ask in asked}
+        assert whose == {"a": large.task, "b": small.task} and len({ask.fair for ask in asked}) == 2
+
+
 async def test_a_task_in_a_namespace_is_worked_by_the_assistant_that_it_names(tmp_path: Path) -> None:
     told: list[str] = []
 

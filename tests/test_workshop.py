@@ -3,16 +3,19 @@
 import json
 import os
 import sys
+import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
+from msgspec.structs import replace
 from tool_world import eventually, write
 
 from cld.cli import main
-from cld.config import Permit, Settings, Tooling
+from cld.config import Models, Permit, Settings, Tier, Tooling, Work
 from cld.errors import ResourceNotFound
 from cld.policy import Context
 from cld.principal import parse_principal
@@ -20,7 +23,9 @@ from cld.runtime import Runtime
 from cld.tools import Caller
 from cld.tools.calling import Calling
 from cld.uri import parse_uri
+from cld.work.requests import begin, cancel
 
+LONG = 20.0
 PROJECT = Path(__file__).parents[1]
 PROGRAM = str(Path(__file__).parent / "tool_server.py")
 ADA = Caller(parse_principal("user:local"))
@@ -251,3 +256,31 @@ async def test_what_a_token_may_do_ends_with_it_and_is_not_kept_for_the_next_of_
         with pytest.raises(ResourceNotFound):
             await nobody.keeper.get(parse_uri("cld:common.Text.a"))
         assert await runtime.work(parse_principal("user:ada", roles=("owner",))) is owner
+
+
+async def test_loading_what_asks_models_holds_up_no_work_and_is_left_where_none_is_worked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def loads_long() -> None:
+        begun.set()
+        assert go.wait(LONG)
+
+    monkeypatch.setattr("cld.models.router.load", loads_long)
+    models = Models(chain=(Tier("a", "openai/a", "http://127.0.0.1:9", price_in=0.0, price_out=0.0),))
+    settings = Settings(root=str(tmp_path / "resources"), policies=str(PROJECT / "policies"), models=models)
+    only_looks = replace(settings, work=Work(tasks_at_once=0))
+    try:
+        async with Runtime.open(only_looks) as runtime:
+            engine = await runtime.work(ADA.principal)
+            task = (await begin(engine, engine.keeper, "Do", assistant="general")).task
+            assert not begun.is_set()
+        async with Runtime.open(settings) as runtime:
+            with anyio.fail_after(LONG / 2):
+                engine = await runtime.work(ADA.principal)
+                assert (await cancel(engine, task, "enough")).left == ()
+            assert begun.is_set() and not go.is_set()
+            go.set()
+    finally:
+        go.set()

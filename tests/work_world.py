@@ -39,7 +39,7 @@ class FunctionModel:
         self._bound = bound
         self.asked: list[Ask] = []
 
-    def bound(self, ask: Ask) -> Usage:
+    async def bound(self, ask: Ask) -> Usage:
         return self._bound
 
     async def complete(

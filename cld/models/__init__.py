@@ -89,7 +89,7 @@ class Model(Protocol):
         """Whether it writes texts of its own, so that it can plan and judge."""
         ...
 
-    def bound(self, ask: Ask) -> Usage:
+    async def bound(self, ask: Ask) -> Usage:
         """The most that one try of `ask` can cost: its own tokens and those of the longest answer, and their price."""
         ...
 

@@ -35,9 +35,9 @@ class Fallback:
         """Whether some questions are answered without the router now."""
         return bool(self._without)
 
-    def bound(self, ask: Ask) -> Usage:
+    async def bound(self, ask: Ask) -> Usage:
         """As `Model.bound`, of the router: answering without it costs nothing."""
-        return self._router.bound(ask)
+        return await self._router.bound(ask)
 
     async def complete(
         self, ask: Ask, on_text: OnText | None = None, *, left: Usage | None = None, more: More | None = None

@@ -38,7 +38,7 @@ class Offline:
     def generates(self) -> bool:
         return False
 
-    def bound(self, ask: Ask) -> Usage:
+    async def bound(self, ask: Ask) -> Usage:
         return Usage()
 
     async def complete(

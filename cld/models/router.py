@@ -99,6 +99,7 @@ class Router:
         self._lanes = (*((self._reasoning,) if self._reasoning else ()), *self._chain)
         self._keep = settings.cache
         self._kept: OrderedDict[bytes, Completion] = OrderedDict()
+        self._preparing = asyncio.Lock()
         self._prepared = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self.remembered = 0
@@ -130,16 +131,18 @@ class Router:
 
     async def prepare(self) -> None:
         """Load what asking needs, which takes seconds the first time, without holding up the loop."""
-        if not self._prepared:
-            await asyncio.to_thread(self._learn)
-            self._prepared = True
+        async with self._preparing:
+            if not self._prepared and self._lanes:
+                await asyncio.to_thread(self._learn)
+                self._prepared = True
 
-    def bound(self, ask: Ask) -> Usage:
-        """As `Model.bound`, of the dearest tier that may be asked; holds up the loop where nothing was prepared.
+    async def bound(self, ask: Ask) -> Usage:
+        """As `Model.bound`, of the dearest tier that may be asked; prepares for that where nobody has.
 
         Raises:
             ConfigError: there is no such tier.
         """
+        await self.prepare()
         tokens, money = 0, 0.0
         for lane in self._line(ask):
             try:

@@ -31,7 +31,7 @@ def blocked(node: Node, now: Instant) -> Blocked | None:
 def ready(node: Node, now: Instant) -> list[Node]:
     """What can be claimed now of a task and all below it, first what is to be taken up first."""
     found = [one for one in node.in_order_below() if blocked(one, now) is None]
-    return sorted(found, key=lambda one: one.turn)
+    return sorted(found, key=lambda one: (-one.task.priority, one.counted))
 
 
 def client_until(node: Node, now: Instant) -> str:

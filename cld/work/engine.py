@@ -7,7 +7,6 @@ works what its principal asked for, and no one else's; but it follows every tree
 
 import asyncio
 import contextlib
-import heapq
 import itertools
 import logging
 import os
@@ -47,6 +46,7 @@ from cld.work.due import Due
 from cld.work.electing import ASSISTANT, CLIENT, Assistants
 from cld.work.stopping import Stops
 from cld.work.tree import TASK, Forest, Node, root_of
+from cld.work.turns import Turns
 from cld.work.unfinished import outermost
 from cld.work.working import Working
 from cld.work.world import World
@@ -93,9 +93,7 @@ class Engine:
         """What could not be claimed though nobody had it, and is not tried again before it is due."""
         self._asking: set[URI] = set()
         """What waits for a person's answer, as far as is known here."""
-        self._ready: list[tuple[tuple[int, list[str | int]], int, URI]] = []
-        self._queued: set[URI] = set()
-        self._order = itertools.count()
+        self._turns = Turns()
         self._is_pumping = False
         self._listeners: dict[object, Listener] = {}
         self._readers: dict[object, Listener] = {}
@@ -146,11 +144,11 @@ class Engine:
         """Whether this process is working the task right now, or will as soon as it can."""
         if uri in self._running:
             return True
-        return uri in self._queued and (node := self.forest.find(uri)) is not None and not node.is_over
+        return uri in self._turns and (node := self.forest.find(uri)) is not None and not node.is_over
 
     def is_running_below(self, uri: URI) -> bool:
         """`is_running` of the task or of any below it."""
-        return any(is_within(one, uri) and self.is_running(one) for one in itertools.chain(self._running, self._queued))
+        return any(is_within(one, uri) and self.is_running(one) for one in itertools.chain(self._running, self._turns))
 
     async def stop(self, node: Node, reason: str) -> None:
         """Cancel a task and all below it that is not over, whoever works it."""
@@ -229,7 +227,7 @@ class Engine:
         """Queue the task if it can be claimed now; fail it if it never can."""
         if self._closing or node.broken or node.is_over or not self._is_mine(node):
             return
-        if node.uri in self._queued or node.uri in self._running or node.uri in self._put_off:
+        if node.uri in self._turns or node.uri in self._running or node.uri in self._put_off:
             return
         now = timestamp()
         if node.task.status == "supervising" and not is_held(node.task, now) and _time_left(node, now) == 0:
@@ -271,8 +269,7 @@ class Engine:
     def _queue(self, node: Node) -> None:
         if not self.world.settings.tasks_at_once:
             return  # it was opened to look and to stop
-        self._queued.add(node.uri)
-        heapq.heappush(self._ready, (node.turn, next(self._order), node.uri))
+        self._turns.add(node)
         self._pump_soon()
 
     def _pump_soon(self) -> None:
@@ -284,9 +281,8 @@ class Engine:
     def _pump(self) -> None:
         """Begin as many of the queued tasks as may run at once."""
         self._is_pumping = False
-        while self._ready and len(self._running) < self.world.settings.tasks_at_once and not self._closing:
-            _, _, uri = heapq.heappop(self._ready)
-            self._queued.discard(uri)
+        while self._turns and len(self._running) < self.world.settings.tasks_at_once and not self._closing:
+            uri = self._turns.take()
             if (node := self.forest.find(uri)) is None or node.is_over:
                 continue
             running = self._running[uri] = asyncio.create_task(self._work(node))
@@ -422,7 +418,7 @@ class Engine:
             log.warning("%s: whether it was answered cannot be told: %s", node.uri, error)
             self._put_off_for_now(node)
             return
-        busy = self._closing or any(node.uri in those for those in (self._queued, self._running, self._put_off))
+        busy = self._closing or any(node.uri in those for those in (self._turns, self._running, self._put_off))
         if answered and not busy and node.task.waiting == "approval":
             self._queue(node)
 

@@ -385,8 +385,9 @@ async def _check_format(engine: Engine, node: Node, output: Any) -> Usage:
     text = output if isinstance(output, str) else msgspec.json.encode(output).decode()
     bounds = [one.uri for one in node.path() if one.task.budget is not None]
     purse = engine.ledgers.purse(engine.keeper, bounds, str(node.uri))
+    model = Metered(engine.world.model, purse, str(node.task.fence + 1), node.root.uri)
     try:
-        fits, why, spent = await fits_words(Metered(engine.world.model, purse, str(node.task.fence + 1)), format, text)
+        fits, why, spent = await fits_words(model, format, text)
     except (ModelFailed, BudgetExceeded):
         return Usage()
     finally:

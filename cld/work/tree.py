@@ -72,11 +72,6 @@ class Node:
         return _counted(self.id)
 
     @property
-    def turn(self) -> tuple[int, list[str | int]]:
-        """What is taken up first is smallest: by priority, then by id."""
-        return -self.task.priority, self.counted
-
-    @property
     def is_over(self) -> bool:
         return self.task.status in TERMINAL
 

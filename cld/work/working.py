@@ -253,7 +253,7 @@ class _Claimed:
         self._fence = fence
         self._held: dict[str, Any] = {"holder": working.holder, "fence": fence}
         self._purse = working.purse(node)
-        self._model = Metered(working.world.model, self._purse, str(fence))
+        self._model = Metered(working.world.model, self._purse, str(fence), node.root.uri)
         self._counted = Usage()
         """What of the model's cost under this claim is in the task."""
 
