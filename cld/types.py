@@ -230,8 +230,9 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     it besides who asked: nothing is done in it that one of them may not do. `roles` are those that the token of who
     asked brought; they count of the task at the top. `usage` is what the task itself spent, without those below.
     `output` is what came of it, and `sources` what that rests on. `branch_of` is the task, in that version, which
-    this one does again. `pauses` are when it waited for a person's answer, which is no time of any budget. No more
-    keys.
+    this one does again. `pauses` are when it waited for a person's answer, which is no time of any budget.
+    `with_models` says of the task at the top that models could be asked where it was begun: a process that can ask
+    none leaves it to others. No more keys.
     """
 
     status: Status = "pending"
@@ -256,6 +257,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     skipped: str = ""
     hands: tuple[str, ...] = ()
     roles: tuple[str, ...] = ()
+    with_models: bool = False
     output: Any = None
     sources: tuple[Source, ...] = ()
     judgements: tuple[Judgement, ...] = ()

@@ -11,6 +11,7 @@ from work_world import (
     FunctionTools,
     answer,
     brought,
+    hanging,
     is_judging,
     is_planning,
     judged,
@@ -548,3 +549,22 @@ async def test_planning_anew_counts_among_the_corrections(tmp_path: Path) -> Non
         task = await wait(place.engine, begun.task, 10)
         assert task.error is not None and task.error.code == "not_enough" and len(model.plans) == 2
         assert len(task.judgements) == 2
+
+
+async def test_what_was_begun_with_models_is_left_to_processes_that_have_some(tmp_path: Path) -> None:
+    asked = anyio.Event()
+    async with working(tmp_path, hanging(asked)) as place:
+        begun = await begin(place.engine, place.store, "With models", assistant="general")
+        await asked.wait()
+    async with working(tmp_path, lambda _: answer("by rule"), tasks_at_once=1) as place:
+        place.model.generates = False
+        assert await place.engine.resume() == 1
+        own = await begin(place.engine, place.store, "Without", assistant="general")
+        assert (await wait(place.engine, own.task, 10)).output == "by rule"
+        node = await place.engine.forest.load(begun.task)
+        assert "can be asked" in place.engine.leaves(node) and not node.is_over and not node.task.lease
+        assert not place.engine.leaves(await place.engine.forest.load(own.task))
+        assert (await cancel(place.engine, own.task, "over")).left == ()
+    async with working(tmp_path, lambda _: answer("by a model")) as place:
+        assert await place.engine.resume() == 1
+        assert (await wait(place.engine, begun.task, 10)).output == "by a model"

@@ -119,6 +119,8 @@ async def _followed(
 ) -> int:
     """Wait until the task is over or waits for somebody, saying what is done meanwhile."""
     node = await engine.forest.load(uri)
+    if not node.is_over and (why := engine.leaves(node)):
+        terminal.note(why)
     telling = _Telling(node, terminal)
     ends = [engine.on_change(telling.listen), *([engine.on_text(telling.read)] if terminal.shows_passing else [])]
     try:

@@ -21,14 +21,17 @@ log = logging.getLogger("cld.models")
 class Fallback:
     """A `Model` that is a `router`, else `Offline`; it says when it changes from one to the other."""
 
-    generates = True
-
     def __init__(self, router: Router) -> None:
         self._router = router
         self._offline = Offline()
         self._without: set[tuple[str, bool]] = set()
         self.answers = 0
         """How many answers were given without the router."""
+
+    @property
+    def generates(self) -> bool:
+        """As `Model.generates`; not where no tier can be asked as the settings are."""
+        return self._router.usable
 
     @property
     def is_offline(self) -> bool:

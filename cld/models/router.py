@@ -111,6 +111,11 @@ class Router:
         return bool(self._lanes)
 
     @property
+    def usable(self) -> bool:
+        """Whether any has what it takes to be asked, as far as that can be told."""
+        return any(not _lacks(lane.tier) for lane in self._lanes)
+
+    @property
     def counters(self) -> tuple[Counters, ...]:
         """What each tier did so far, the reasoning model's first."""
         return tuple(msgspec.structs.replace(c, failures=dict(c.failures)) for c in (n.counters for n in self._lanes))

@@ -80,7 +80,11 @@ async def task_get(call: Call, args: Get) -> Reply:
                 if not await _asked(call, engine, node, end, again=True):
                     break
     data = await shown(call.store, node, args.depth)
-    return Reply(data, "\n".join(drawn(data)))
+    lines = drawn(data)
+    if not node.is_over and (why := engine.leaves(node)):
+        data["left_to_others"] = why
+        lines.append(why)
+    return Reply(data, "\n".join(lines))
 
 
 def _unheard(node: Node) -> None:

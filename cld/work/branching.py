@@ -77,6 +77,7 @@ async def branch(
         time_limit=asked.time_limit,
         hands=await engine.forest.writers(node),  # it is what they wrote that is done again
         roles=engine.principal.roles,
+        with_models=engine.world.model.generates,
         branch_of=Source(str(uri), version),
     )
     place = make_uri(parent_of(root_of(uri)), TASK, new_id())

@@ -150,6 +150,14 @@ class Engine:
         """`is_running` of the task or of any below it."""
         return any(is_within(one, uri) and self.is_running(one) for one in itertools.chain(self._running, self._turns))
 
+    def leaves(self, node: Node) -> str:
+        """Why this process does not work what is below the outermost task above `node`; empty when it does."""
+        if not self.world.settings.tasks_at_once:
+            return "it was opened to look and to stop"
+        if node.root.task.with_models and not self.world.model.generates:
+            return "it was begun where models can be asked; none can be asked here, so it is left to who can ask one"
+        return ""
+
     async def stop(self, node: Node, reason: str) -> None:
         """Cancel a task and all below it that is not over, whoever works it."""
         await self._stops.stop(node, reason)
@@ -267,8 +275,8 @@ class Engine:
         await self._stops.quietly(node, Fail(Failure("dependency_failed", reason), timestamp()))
 
     def _queue(self, node: Node) -> None:
-        if not self.world.settings.tasks_at_once:
-            return  # it was opened to look and to stop
+        if self.leaves(node):
+            return
         self._turns.add(node)
         self._pump_soon()
 

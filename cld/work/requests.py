@@ -137,6 +137,7 @@ async def begin(
         client_tools=tuple(dict(tool) for tool in client_tools),
         budget=bound,
         roles=engine.principal.roles,
+        with_models=engine.world.model.generates,
     )
     conversation = await _conversation(store, conversation, message or steps[0].purpose)
     said = make_uri(conversation, MESSAGE, new_id())
