@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from cli_process import Pty, cld, on_terminal
 from openai_server import OpenAI, Reply
+from optional import needs_litellm
 
 from cld.cli import main
 
@@ -109,7 +110,7 @@ def test_people_see_what_is_done_then_the_plan_and_the_answer(here: Path) -> Non
 
 
 def test_people_see_what_a_model_writes_while_it_does_and_then_only_the_answer(here: Path) -> None:
-    pytest.importorskip("litellm", reason="litellm is optional, and not installed")
+    needs_litellm()
     text = "one two three four five six seven eight nine ten eleven twelve"
     asked = ("ask", "Count", "--assistant", "general")
     with OpenAI(otherwise=lambda _: Reply(text, hold_after=9)) as model:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from openai_server import BROKEN, OpenAI, Reply
+from optional import needs_litellm
 from rights_world import Governed, governed
 
 from cld.config import Models, Settings, Tier
@@ -20,7 +21,7 @@ from cld.types import Step, Usage, Wish
 from cld.uri import make_uri
 from cld.work.requests import begin, update, wait
 
-pytest.importorskip("litellm", reason="litellm is optional, and not installed")
+needs_litellm()
 pytestmark = pytest.mark.anyio
 
 HI = Ask((Message("user", "hi"),))

@@ -15,6 +15,7 @@ import anyio
 import msgspec
 import pytest
 from openai_server import BROKEN, RATE_LIMITED, TOO_LONG, Call, OpenAI, Reply
+from optional import needs_litellm
 
 from cld.config import Models, Tier
 from cld.errors import BudgetExceeded, ConfigError, InvalidResource, ModelFailed
@@ -22,7 +23,7 @@ from cld.models import Ask, Message, ToolOffer, Wish, litellm, tokens
 from cld.models.router import Router
 from cld.types import Usage
 
-pytest.importorskip("litellm", reason="litellm is optional, and not installed")
+needs_litellm()
 pytestmark = pytest.mark.anyio
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}

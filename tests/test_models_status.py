@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from mcp import Client
 from openai_server import BROKEN, OpenAI, Reply
+from optional import needs_litellm
 from server_world import call
 
 from cld.config import Models, Settings, Tier
@@ -17,7 +18,7 @@ from cld.runtime import Runtime
 from cld.server.access import Identity
 from cld.server.application import Application
 
-pytest.importorskip("litellm", reason="litellm is optional, and not installed")
+needs_litellm()
 pytestmark = pytest.mark.anyio
 
 RULES = Path(__file__).parents[1] / "policies"

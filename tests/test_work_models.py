@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import pytest
 from openai_server import Call, OpenAI, Reply, Request
+from optional import needs_litellm
 from rights_world import Governed, governed
 from work_world import FunctionTools, answer, brought, is_judging, judged, working
 
@@ -26,7 +27,7 @@ LOOKS = Annotations(read_only=True, destructive=False)
 
 @pytest.fixture
 def server() -> Iterator[OpenAI]:
-    pytest.importorskip("litellm", reason="litellm is optional, and not installed")
+    needs_litellm()
     with OpenAI() as server:
         yield server
         server.release()

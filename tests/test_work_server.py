@@ -19,6 +19,7 @@ from mcp.client.stdio import StdioServerParameters
 from mcp_types import ElicitRequestParams, ElicitResult
 from node_packages import INSPECTOR, NODE, environment, need_packages
 from openai_server import Call, OpenAI, Reply, Request
+from optional import needs_litellm
 from rights_world import data_with
 from server_world import MODES, call, fail
 
@@ -37,7 +38,7 @@ MOST_LIST = 16 * 1024
 
 @pytest.fixture
 def model() -> Iterator[OpenAI]:
-    pytest.importorskip("litellm", reason="litellm is optional, and not installed")
+    needs_litellm()
     with OpenAI() as server:
         yield server
         server.release()
