@@ -82,7 +82,7 @@ async def begun_with(place: Place, held: Held, *steps: Step, **more: Any) -> Beg
 
 def quiet(place: Place) -> bool:
     """Whether nothing is tried over and over."""
-    return not place.engine._running and not place.engine._queued
+    return not place.engine._running and not place.engine._turns
 
 
 async def test_a_task_cancelled_or_reworded_in_its_file_is_that(tmp_path: Path) -> None:
