@@ -89,10 +89,13 @@ class Workshop:
             cache_hits=self._router.remembered,
         )
 
-    async def calling(self) -> Calling:
-        """The way to call every tool there is; the first call opens the tools."""
+    async def calling(self, name: str = "") -> Calling:
+        """The way to call every tool there is, and that of this name as the tree has it now; the first opens them."""
         async with self._opening:
-            return (await self._toolbox_open()).calling
+            toolbox = await self._toolbox_open()
+        if name:
+            await toolbox.look_at(name)
+        return toolbox.calling
 
     @property
     def opened(self) -> Calling | None:

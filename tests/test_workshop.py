@@ -22,6 +22,7 @@ from cld.principal import parse_principal
 from cld.runtime import Runtime
 from cld.tools import Caller
 from cld.tools.calling import Calling
+from cld.tools.toolbox import Toolbox
 from cld.uri import parse_uri
 from cld.work.requests import begin, cancel
 
@@ -245,6 +246,24 @@ async def test_a_person_reads_the_tools_as_resources(tmp_path: Path) -> None:
     assert resource.content["description"] == "Greet somebody." and resource.content["origin"] == "tools/greet.py"
     assert resource.content["annotations"]["read_only"] is True
     assert resource.content["input_schema"]["properties"]["name"] == {"type": "string"}
+
+
+async def test_what_the_tree_says_of_a_tool_counts_at_once_for_who_asks_for_it_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hears_nothing(*_: object) -> None:
+        await anyio.sleep_forever()
+
+    monkeypatch.setattr(Toolbox, "_follow", hears_nothing)
+    write(tmp_path / "tools", "greet.py", GREET)
+    async with opened(tmp_path) as (runtime, _):
+        await eventually(file_of(tmp_path, "greet").exists)
+        content = json.loads(file_of(tmp_path, "greet").read_text())["content"]
+        for disabled in (True, False):
+            put(tmp_path, "cld:tool.Tool.greet", {**content, "disabled": disabled})
+            calling = await runtime.workshop.calling("greet")
+            result = await calling.call("greet", {"name": "ada"}, ADA)
+            assert (result.error is not None) == disabled
 
 
 async def test_what_a_token_may_do_ends_with_it_and_is_not_kept_for_the_next_of_the_same_user(tmp_path: Path) -> None:

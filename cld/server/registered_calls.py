@@ -51,7 +51,8 @@ async def call_registered(call: Call, args: Mapping[str, Any], name: str) -> Rep
     """
     if call.was_declined:
         raise AccessDenied("call", tool_uri(name), [DECLINED])
-    calling = await call.runtime.workshop.calling()
+    # The list that the host knows was made of the tree, of which the tools may not have heard yet.
+    calling = await call.runtime.workshop.calling(name)
     begun = call.kept if isinstance(call.kept, Begun) else Begun() if call.can_ask else None
     said = Said()
     async with call.telling(said, f"calling {name}"):

@@ -28,7 +28,7 @@ from cld.tools.python import PythonTools
 from cld.tools.resources import TOOL, AsSet, ToolResources, listed
 from cld.tools.servers import Servers
 from cld.types import Server, Tool
-from cld.uri import ROOT, parent_of, type_of
+from cld.uri import ROOT, make_uri, parent_of, type_of
 
 log = logging.getLogger("cld.tools")
 
@@ -105,6 +105,11 @@ class Toolbox:
     async def load(self) -> None:
         """Return once all servers have started or failed to."""
         await self._servers.load()
+
+    async def look_at(self, name: str) -> None:
+        """Take up what the tree says of one tool now; else it counts from when it is heard."""
+        with contextlib.suppress(CldError):  # then it is as it was
+            await self._kept.heard(make_uri(ROOT, TOOL, name))
 
     def problems(self) -> Sequence[str]:
         """What is wrong with the tools right now, in words."""
