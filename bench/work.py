@@ -67,6 +67,7 @@ from work_world import FunctionModel, FunctionTools, answer, is_judging, judged 
 
 GROUPS, LEAVES = 27, 36
 TASKS = 1 + GROUPS + GROUPS * LEAVES
+TURNS = 15
 AT_ONCE = 16
 ALONE = 50
 RATE = 300
@@ -253,42 +254,23 @@ class Looks:
 
 
 async def run_overhead(folder: str, turns: int, *, routed: bool) -> dict[str, Any]:
+    looks, turn = Looks(), Turns()
 
-    looks, each = Looks(), 15
-    took: list[float] = []
-    asked, answered, tool_then = 0, 0.0, 0.0
-
-    def is_last() -> bool:
-        """Notes how long it took to come back with this question; whether the task is to end with its answer."""
-        nonlocal asked, tool_then
-        if asked % (each + 1):
-            took.append(time.perf_counter() - answered - (looks.spent - tool_then))
-        asked, tool_then = asked + 1, looks.spent
-        return asked % (each + 1) == 0
-
-    def answers(_ask: Any) -> Any:
-        nonlocal answered
-        last = is_last()
-        given = answer("done", tokens=20) if last else answer("", Wish("k", "look", {"number": asked}), tokens=20)
-        answered = time.perf_counter()
-        return given
-
-    def reply(_request: Any) -> Any:
-        nonlocal answered
-        last = is_last()
-        given = Reply("done") if last else Reply(calls=(Call("look", json.dumps({"number": asked})),))
-        answered = time.perf_counter()
+    def answers(ask: Any) -> Any:
+        if not ask.tools:  # that which judges
+            return answer("done", tokens=20)
+        number = turn.begins(looks.spent)
+        given = answer("", Wish("k", "look", {"number": number}), tokens=20) if number else answer("done", tokens=20)
+        turn.ends(looks.spent)
         return given
 
     async with AsyncExitStack() as stack:
         model: Any = FunctionModel(answers, bound=Usage(tokens=1000))
         waits, library = 0.0, list[float]()
         if routed:
-            server = stack.enter_context(OpenAI(otherwise=reply))
-            waits = await bare_turn(server)
+            server = stack.enter_context(Served())
+            waits = await bare_turn(server.url)
             library = timed_library()
-            asked, tool_then = 0, 0.0
-            del took[:]
             tier = Tier("a", "openai/a", api_base=server.url, price_in=0.0, price_out=0.0)
             model = Router(Models(chain=(tier,)))
             stack.push_async_callback(model.aclose)
@@ -298,12 +280,69 @@ async def run_overhead(folder: str, turns: int, *, routed: bool) -> dict[str, An
 
         engine, store = await stack.enter_async_context(engine_over(folder, lambda _: model, make))
         puts = await puts_alone(store)
-        while len(took) < turns + each:
+        for _ in range(turns // TURNS + 1):
             begun = await begin(engine, store, "", (Step("only", "Look at all numbers", assistant="general"),))
             await wait(engine, begun.task, 60)
-            asked += -asked % (each + 1)  # what judged it
-    less = [max(0.0, one - waits) for one in library[each:]]
-    return {"took": [max(0.0, one - waits) for one in took[each:]], "waits": waits, "puts": puts, "library": less}
+        took = server.took() if routed else turn.took
+    less = [max(0.0, one - waits) for one in library[TURNS:]]
+    return {"took": [max(0.0, one - waits) for one in took[TURNS:]], "waits": waits, "puts": puts, "library": less}
+
+
+class Turns:
+    """How long it takes from an answer to the next question of the same task, by the model's own clock."""
+
+    def __init__(self) -> None:
+        self.took: list[float] = []
+        self._asked, self._answered, self._tool = 0, 0.0, 0.0
+
+    def begins(self, tool: float = 0.0) -> int:
+        """A question has come; its number, 0 for the last of a task. `tool` are the seconds that tools took so far."""
+        if self._asked:
+            self.took.append(time.perf_counter() - self._answered - (tool - self._tool))
+        self._asked = (self._asked + 1) % (TURNS + 1)
+        return self._asked
+
+    def ends(self, tool: float = 0.0) -> None:
+        """It is answered."""
+        self._answered, self._tool = time.perf_counter(), tool
+
+
+def run_model() -> dict[str, Any]:
+    """The model of `router`, in a process of its own, until its input ends; how long the turns took."""
+    turn = Turns()
+
+    def reply(request: Any) -> Any:
+        if not request.body.get("tools"):  # that which judges, and the bare client
+            return Reply("done")
+        number = turn.begins()
+        given = Reply(calls=(Call("look", json.dumps({"number": number})),)) if number else Reply("done")
+        turn.ends()
+        return given
+
+    with OpenAI(otherwise=reply) as server:
+        print(server.url, flush=True)
+        sys.stdin.read()
+    return {"took": turn.took}
+
+
+class Served:
+    """`run_model` as a child: a model shares no interpreter with who asks it."""
+
+    def __enter__(self) -> "Served":
+        command = [sys.executable, __file__, "--run", "model"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self.url = self._process.stdout.readline().strip()
+        return self
+
+    def took(self) -> list[float]:
+        """How long the turns took; it answers no more."""
+        said, _ = self._process.communicate()
+        return json.loads(said)["took"]
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
 
 
 def timed_library() -> list[float]:
@@ -331,11 +370,11 @@ async def puts_alone(store: Any) -> list[float]:
     return took[1:]
 
 
-async def bare_turn(server: Any) -> float:
+async def bare_turn(url: str) -> float:
     """The seconds from when the server has a question to when it has the next, of a client that does nothing else."""
     body = json.dumps({"model": "a", "messages": [{"role": "user", "content": "x" * 4000}]}).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-    port = int(server.url.split(":")[2].split("/")[0])
+    port = int(url.split(":")[2].split("/")[0])
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     took: list[float] = []
     for _ in range(50):
@@ -356,6 +395,7 @@ RUNS: dict[str, Callable[[str, argparse.Namespace], dict[str, Any]]] = {
     "dbos direct": lambda folder, _: run_dbos(folder, queued=False),
     "overhead": lambda folder, options: asyncio.run(run_overhead(folder, options.turns, routed=False)),
     "router": lambda folder, options: asyncio.run(run_overhead(folder, options.turns, routed=True)),
+    "model": lambda _folder, _options: run_model(),
 }
 
 
@@ -392,7 +432,8 @@ def main() -> None:
     parser.add_argument("--others", type=int, default=100_000)
     parser.add_argument("--turns", type=int, default=300)
     parser.add_argument("--dir", default=None, help="a folder on the disk to be measured")
-    parser.add_argument("--only", nargs="*", choices=RUNS, default=list(RUNS))
+    measured = [name for name in RUNS if name != "model"]
+    parser.add_argument("--only", nargs="*", choices=measured, default=measured)
     parser.add_argument("--run", choices=RUNS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run:

@@ -9,6 +9,7 @@ import functools
 import importlib
 import logging
 import os
+import sys
 import warnings
 import weakref
 from pathlib import Path
@@ -32,6 +33,11 @@ def load() -> Any:
         litellm: Any = importlib.import_module("litellm")
     except ImportError as error:
         raise Unsupported(f"asking a model needs the package litellm; install cld[models] ({error})") from error
+    # Of OpenAI's own client, half of what a turn costs is looking for what to rename in the messages; this is the
+    # path that most other providers take.
+    os.environ.setdefault("EXPERIMENTAL_OPENAI_BASE_LLM_HTTP_HANDLER", "True")
+    http: Any = importlib.import_module("litellm.llms.custom_httpx.http_handler")
+    http.AsyncHTTPHandler.single_connection_post_request = _not_again
     # It brings the ranks of tokenizers, but says so only to its own counting; else they would be fetched.
     ranks = Path(litellm.__file__).parent / "litellm_core_utils" / "tokenizers"
     os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(ranks))
@@ -52,6 +58,11 @@ def load() -> Any:
     for kind in (kinds.Message, kinds.Delta, kinds.ModelResponse, kinds.ModelResponseStream, kinds.Usage):
         kind.model_rebuild()
     return litellm
+
+
+async def _not_again(*_: Any, **__: Any) -> None:
+    """In place of what sends a request once more whose connection broke: it may have been answered, and be paid for."""
+    raise sys.exception() or RuntimeError
 
 
 def hush() -> None:
