@@ -17,6 +17,13 @@ from typing import Any
 
 from cld.errors import Unsupported
 
+_LATE = (
+    "httpcore",
+    "litellm.litellm_core_utils.default_encoding",
+    "litellm.proxy.openai_files_endpoints.common_utils",
+)
+"""What it imports only when it is asked."""
+
 
 @functools.cache
 def load() -> Any:
@@ -52,8 +59,14 @@ def load() -> Any:
         logging.getLogger(name).disabled = True
     for name in ("httpx", "httpcore", "openai", "openai._base_client"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # What it builds at its first answer takes a while; here it is built in a thread.
+    # What it loads and builds for its first answer takes a while, and comes out of nobody's time here.
     hush()
+    said = os.environ["TIKTOKEN_CACHE_DIR"]
+    for name in _LATE:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    # One of these has set it to its own, whatever a person had said.
+    os.environ["TIKTOKEN_CACHE_DIR"] = said
     kinds: Any = importlib.import_module("litellm.types.utils")
     for kind in (kinds.Message, kinds.Delta, kinds.ModelResponse, kinds.ModelResponseStream, kinds.Usage):
         kind.model_rebuild()
@@ -68,9 +81,14 @@ async def _not_again(*_: Any, **__: Any) -> None:
 def hush() -> None:
     """Ignore the warnings that litellm ignores when it is imported: filters can have been set anew since then.
 
-    Where warnings are errors, they would end its streams.
+    Where warnings are errors, they would end its streams. And it begins a request in a thread: one that is cancelled
+    by then is never sent.
     """
-    for message in (".*`ReadOnly` qualifier.*", ".*Accessing the.*attribute on the instance is deprecated.*"):
+    for message in (
+        ".*`ReadOnly` qualifier.*",
+        ".*Accessing the.*attribute on the instance is deprecated.*",
+        "coroutine '.*completion' was never awaited",
+    ):
         warnings.filterwarnings("ignore", message=message)
 
 
