@@ -7,6 +7,7 @@ of these but `debian`, each kind judged with weights from the others; `debian` w
 import argparse
 import functools
 import math
+import random
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from cld.index.wordllama import embed
 from cld.index.words import words_of
 
 TESTED = 300
+FEW, DRAWS = 10, 60
 EARLIER = 20
 
 
@@ -121,31 +123,29 @@ def embedding(candidates: list[Candidate], requests: list[str]) -> np.ndarray:
 
 
 def abstention(made: list[sets.Set], misfits: list[str]) -> None:
-    """Half of the candidates stand; requests for the others fit nobody.
+    """Some of the candidates stand; requests for the others fit nobody. Of few that stand, many draws count together.
 
     Thresholds are those of the embedding's cosine: the best one for all rows together, and the best for each row,
     both in hindsight.
     """
     rows: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]] = []
     for one in made:
-        for standing, most in (
-            (10, 0),
-            (100, 0),
-            (100, EARLIER),
-            (len(one.candidates) // 2, 0),
-            (len(one.candidates) // 2, EARLIER),
-        ):
-            if standing * 2 > len(one.candidates) + 1:
+        half = len(one.candidates) // 2
+        for standing, most in ((1, 0), (3, 0), (3, EARLIER), *((n, e) for n in (10, 100, half) for e in (0, EARLIER))):
+            if standing > half + 1 or (standing, most) == (10, EARLIER):
                 continue
             tested, earlier = split(one, most)
-            fits = np.array([number < standing for _, number in tested] + [False] * len(misfits))
+            candidates = candidates_of(one, earlier)
             texts = [text for text, _ in tested] + misfits
-            if min(fits.sum(), (~fits).sum()) < 10:
-                continue
-            candidates = candidates_of(one, earlier)[:standing]
-            sure = np.array([election.confidence for election in Electorate(candidates).elect_each(texts)])
-            best = embedding(candidates, texts).max(axis=1)
-            rows.append((f"{one.title:<19}{standing:>5} candidates{most:>4} earlier", best, sure, fits))
+            fits, sure, best = list[bool](), list[float](), list[float]()
+            for stand in drawn(len(candidates), standing):
+                fits += [number in stand for _, number in tested] + [False] * len(misfits)
+                these = [candidates[number] for number in stand]
+                sure += [election.confidence for election in Electorate(these).elect_each(texts)]
+                best += embedding(these, texts).max(axis=1).tolist()
+            if min(sum(fits), len(fits) - sum(fits)) >= 10:
+                title = f"{one.title:<19}{standing:>5} candidates{most:>4} earlier"
+                rows.append((title, np.array(best), np.array(sure), np.array(fits)))
     thresholds = np.linspace(0, 1, 101)
     overall = max(thresholds, key=lambda at: float(np.mean([rightly(best > at, fits) for _, best, _, fits in rows])))
     for most in (None, 0, EARLIER):
@@ -154,6 +154,14 @@ def abstention(made: list[sets.Set], misfits: list[str]) -> None:
             for row, found in zip(rows, total, strict=True):
                 print(told(row[0], found))
         print(told("mean" if most is None else f"mean, {most} earlier", np.mean(total, axis=0).tolist()))
+
+
+def drawn(count: int, standing: int) -> list[list[int]]:
+    """Who stands, in each of so many draws that there are some requests for them."""
+    if standing > FEW:
+        return [list(range(standing))]
+    chance = random.Random(standing)
+    return [chance.sample(range(count), standing) for _ in range(DRAWS // standing)]
 
 
 def figures(overall: float, best: np.ndarray, sure: np.ndarray, fits: np.ndarray) -> tuple[float, ...]:

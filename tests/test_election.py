@@ -65,9 +65,21 @@ def test_without_candidates_or_words_it_abstains_and_says_so() -> None:
     assert empty.abstained and empty.ranked == () and empty.reason == "the request has no words"
 
 
-def test_one_candidate_alone_can_fit_or_not() -> None:
-    assert elect("what will the weather be", TOOLS[:1]).ranked[0].name == "get_weather"
-    assert elect("what will the weather be", TOOLS[:1]).runner_up is None
+@pytest.mark.parametrize("count", [1, 2, 3, 6])
+def test_few_candidates_can_fit_or_not_too(count: int) -> None:
+    fits, misfit = Electorate(TOOLS[:count]).elect_each(["what will the weather be", "who won the chess championship"])
+    assert fits.ranked[0].name == "get_weather" and not fits.abstained and misfit.abstained
+    assert (fits.runner_up is None) == (count == 1)
+
+
+def test_that_several_say_the_same_is_no_doubt_that_one_of_them_fits() -> None:
+    same = [Candidate(f"weather_{number}", TOOLS[0].description, TOOLS[0].parameters) for number in range(5)]
+    for others in ([], TOOLS[1:]):
+        one, five = (elect("what will the weather be", [*these, *others]) for these in (same[:1], same))
+        assert not five.abstained and abs(five.confidence - one.confidence) < 0.05
+    requests = ["will it rain", "is it cold outside", "how warm is it"]
+    learnt = [msgspec.structs.replace(one, requests=tuple(requests)) for one in same]
+    assert not elect("what will the weather be", learnt).abstained
 
 
 def test_two_candidates_of_one_name_are_refused() -> None:

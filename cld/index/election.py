@@ -15,7 +15,7 @@ import msgspec
 
 from cld.errors import InvalidArgument
 from cld.index.arrays import Floats, Positions, Scores, np
-from cld.index.election_doubt import CAUTION, EVEN, confidence, facts_of, learnt_caution
+from cld.index.election_doubt import CAUTION, EVEN, confidence, facts_of, learnt_caution, rivals_of
 from cld.index.election_learning import PLACES, Experience, bounded, learnt_trust
 from cld.index.election_learning import WORDS as EARLIER_WORDS
 from cld.index.election_words import Vocabulary, emphasis, request_words
@@ -121,6 +121,7 @@ class Electorate:
             for name, one in zip(spoken, candidates, strict=True)
         ]
         self._vectors = embed([text.lower() for text in texts])
+        self._rivals = rivals_of(self._vectors)
         self._vocabulary = Vocabulary(texts, spoken)
         self._experience: Experience | None = None
         self._weights: Floats = np.array([*_WEIGHTS.values()], np.float32)
@@ -149,7 +150,7 @@ class Electorate:
                 continue
             found = self._met(block)
             logits = found.signals @ self._weights
-            confidences = confidence(facts_of(logits), self._caution)
+            confidences = confidence(facts_of(logits, self._rivals), self._caution)
             for row in range(len(block)):
                 yield self._election(found, row, logits[row], float(confidences[row]), top)
 
@@ -164,7 +165,8 @@ class Electorate:
         signals = np.stack([*described, rehearsal.signals.places, rehearsal.signals.words], axis=-1)
         start = [*(weight * experience.share for weight in _WEIGHTS.values()), *_EARLIER.values()]
         self._weights = learnt_trust(signals, rehearsal.owners, start)
-        self._caution = learnt_caution(signals @ self._weights, rehearsal.owners)
+        self._rivals = rivals_of(self._vectors, float(self._weights[len(_WEIGHTS)]))
+        self._caution = learnt_caution(signals @ self._weights, rehearsal.owners, self._rivals)
 
     def _described(self, requests: Sequence[str]) -> "tuple[list[Floats], Floats, list[list[str]]]":
         """What the descriptions say, in the order of `_WEIGHTS`, and the requests' vectors and words."""
