@@ -7,6 +7,7 @@ import anyio
 
 from cld.config import load_settings
 from cld.errors import CldError
+from cld.logs import begin
 from cld.server import serve
 
 if __name__ == "__main__":
@@ -20,6 +21,8 @@ if __name__ == "__main__":
     }.items():
         parser.add_argument(f"--{name}", help=what)
     try:
-        anyio.run(serve, load_settings(vars(parser.parse_args())))
+        settings = load_settings(vars(parser.parse_args()))
+        begin(settings.log)
+        anyio.run(serve, settings)
     except CldError as error:
         sys.exit(f"cld: {error}")

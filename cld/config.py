@@ -16,6 +16,7 @@ import msgspec
 from cld.errors import ConfigError
 from cld.resource import MAX_BYTES
 
+LogLevel = Literal["debug", "info", "warning"]
 Durability = Literal["none", "file", "full"]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
@@ -258,6 +259,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     principal: str = "user:local"
     tools: str = "core"
     http: str = ""
+    log: LogLevel = "warning"
     durability: Durability = "full"
     limits: Limits = Limits()
     history: History = History()
@@ -299,7 +301,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return packaged if packaged.is_dir() else Path(__file__).parent.parent / "resources"
 
 
-ENVIRONMENT = {"root": "CLD_ROOT", "policies": "CLD_POLICIES", "principal": "CLD_PRINCIPAL", "tools": "CLD_TOOLS"}
+ENVIRONMENT = {
+    "root": "CLD_ROOT",
+    "policies": "CLD_POLICIES",
+    "principal": "CLD_PRINCIPAL",
+    "tools": "CLD_TOOLS",
+    "log": "CLD_LOG",
+}
 
 OPA = "CLD_OPA"
 """The compiler of the rules, as in `policy.opa`."""

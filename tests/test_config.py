@@ -30,7 +30,7 @@ def test_without_anything_the_defaults_hold(folder: Path) -> None:
     assert settings.is_local and settings.root_path == folder / "resources"
 
 
-@pytest.mark.parametrize("name", sorted(ENVIRONMENT.keys() - {"root"}))
+@pytest.mark.parametrize("name", sorted(ENVIRONMENT.keys() - {"root", "log"}))
 def test_flags_beat_environment_beats_file(folder: Path, name: str) -> None:
     (folder / "cld.toml").write_text(f'{name} = "from-file"\n')
     variable = ENVIRONMENT[name]
@@ -38,6 +38,12 @@ def test_flags_beat_environment_beats_file(folder: Path, name: str) -> None:
     assert getattr(load_settings({}, {variable: "from-environment"}), name) == "from-environment"
     assert getattr(load_settings({name: None}, {variable: "from-environment"}), name) == "from-environment"
     assert getattr(load_settings({name: "from-flag"}, {variable: "from-environment"}), name) == "from-flag"
+
+
+def test_how_much_is_said_is_one_of_three_words(folder: Path) -> None:
+    assert load_settings({}, {"CLD_LOG": "debug"}).log == "debug"
+    with pytest.raises(ConfigError, match="log"):
+        load_settings({}, {"CLD_LOG": "loud"})
 
 
 def test_an_empty_variable_is_as_good_as_none(folder: Path) -> None:

@@ -295,6 +295,22 @@ def test_stray_prints_and_children_do_not_get_between_the_messages(tmp_path: Pat
             assert stray in said
 
 
+@pytest.mark.parametrize("started", [[SERVER], ["-m", "cld.cli", "serve"]])
+@pytest.mark.parametrize(("level", "said"), [("warning", b""), ("info", b"INFO cld.server: serving user:local on standard input")])
+def test_a_setting_has_it_say_more_on_standard_error(
+    tmp_path: Path, started: list[str], level: str, said: bytes
+) -> None:
+    done = subprocess.run(
+        [sys.executable, *started, "--root", str(tmp_path)],
+        input=b"",
+        capture_output=True,
+        env={**os.environ, "CLD_LOG": level},
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (0, b"") and said in done.stderr
+    assert bool(done.stderr) == bool(said)
+
+
 def test_it_ends_with_stdin_once_what_was_asked_is_answered(tmp_path: Path) -> None:
     with host(tmp_path) as started:
         started.shake_hands()

@@ -83,6 +83,8 @@ def _parsed(argv: Sequence[str], terminal: Terminal) -> Namespace:
 
 def _run(arguments: Namespace, terminal: Terminal) -> int:
     settings = load_settings(_flags(arguments))
+    if settings.log != "warning":
+        importlib.import_module("cld.logs").begin(settings.log)
     module, name = _COMMANDS[arguments.command]
     command: Command = getattr(importlib.import_module(module), name)
     result = command(arguments, settings, terminal)

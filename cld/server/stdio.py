@@ -34,6 +34,7 @@ async def serve_stdio(runtime: Runtime) -> None:
     # Before anything that takes time: a host that dies meanwhile would not be missed any more.
     watched = [] if sys.platform == "win32" else ancestors()
     identity = Identity(runtime.principal)
+    log.info("serving %s on standard input", runtime.principal.id)
     server = Application(runtime, lambda _: identity).server()
     async with _streams() as (read, write), anyio.create_task_group() as tasks:
         tasks.start_soon(_end_with_host, watched, tasks.cancel_scope)
