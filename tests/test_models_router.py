@@ -385,6 +385,19 @@ async def test_questions_begin_at_the_tier_they_name_and_reasoning_apart(server:
             await router.complete(msgspec.structs.replace(HI, tier="x"))
 
 
+@pytest.mark.parametrize("provider", ["openai", "hosted_vllm", "deepseek"])
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_request_whose_connection_broke_is_not_sent_again(
+    server: OpenAI, provider: str, streamed: bool
+) -> None:
+    server.say(Reply("x", drop_after=0))
+    async with routing(Tier("a", f"{provider}/a", server.url, price_in=1.0, price_out=1.0)) as router:
+        with pytest.raises(ModelFailed, match="dropped"):
+            await router.complete(HI, (lambda _: None) if streamed else None)
+        assert len(server.requests) == 1
+        assert (await router.complete(HI)).text == "You said: hi"
+
+
 async def test_nothing_configured_is_said_so() -> None:
     router = Router(Models())
     assert not router.available and router.problems == [] and await router.bound(HI) == Usage(requests=1)

@@ -296,7 +296,7 @@ def test_stray_prints_and_children_do_not_get_between_the_messages(tmp_path: Pat
 
 
 @pytest.mark.parametrize("started", [[SERVER], ["-m", "cld.cli", "serve"]])
-@pytest.mark.parametrize(("level", "said"), [("warning", b""), ("info", b"INFO cld.server: serving user:local on standard input")])
+@pytest.mark.parametrize(("level", "said"), [("warning", b""), ("info", b"INFO cld.server: serving user:local")])
 def test_a_setting_has_it_say_more_on_standard_error(
     tmp_path: Path, started: list[str], level: str, said: bytes
 ) -> None:
