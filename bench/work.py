@@ -19,7 +19,7 @@ flushes: `synchronous` 2 is a flush at each commit, as cld does at each write.
 
 `overhead` is a task whose model asks for one call in every turn, of a tool that reads and runs in this process: the
 time from the model's answer to its next question without the time of the tool, so all of journal, policy, budget and
-dialogue: five durable puts, two of them beside one another; what one takes alone is printed with it. With `router` the
+dialogue: five durable puts, one after the other; what one takes alone is printed with it. With `router` the
 model is the shipped router with litellm over a server, in a process of its own, that speaks OpenAI's protocol: the time
 of a turn without the server's own, and beside it what of that litellm takes. Reach: p50 under 10 ms, p99 under 25 ms.
 

@@ -230,7 +230,7 @@ async def questions(store: GuardedStore, task: URI) -> list[Question]:
             continue
         if approval.decision is None and not is_due(approval) and await is_waited_for(store, uri, approval.call):
             found.append(Question(uri, approval))
-    return found if found and not await _is_over(store, task) else []
+    return found if found and not await has_ended(store, task) else []
 
 
 async def is_waited_for(store: GuardedStore, question: URI, id: str, *, soon: bool = False) -> bool:
@@ -247,7 +247,8 @@ async def is_waited_for(store: GuardedStore, question: URI, id: str, *, soon: bo
     return call.state == "waiting" and question_of(id, call) == id_of(question)
 
 
-async def _is_over(store: GuardedStore, task: URI) -> bool:
+async def has_ended(store: GuardedStore, task: URI) -> bool:
+    """Whether a task is over, as far as it can be read."""
     try:
         return (await store.get(task)).resource.content.get("status") in TERMINAL
     except CldError:  # it may not be read, or is no task any more: then nothing of it is over

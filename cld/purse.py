@@ -365,7 +365,7 @@ class Purse:
 
         A request whose answer is among `turns`, and a call of `calls` that is over, at what it cost. What else was
         asked of a model may have been answered and paid for, and counts in full; a call that is open is settled by
-        whoever ends it, and one that is not among `calls` had not begun.
+        whoever ends it.
         """
         cost = {turn.held: turn.usage for turn in turns if turn.held}
         cost |= {id: Usage(calls=one.attempts) for id, one in calls.items() if one.state not in ("started", "waiting")}
@@ -373,8 +373,7 @@ class Purse:
             ledger = await self._ledgers.expected(book)
             for step in _mine(self._key, ledger, fence):
                 key = f"{self._key} {step}"
-                unknown = ledger.held[key] if _is_request(step) else None if step in calls else NOTHING
-                spent = cost.get(step, unknown)
+                spent = cost.get(step, ledger.held[key] if _is_request(step) else None)
                 if spent is not None:
                     self._ledgers.change_soon(book, partial(settle, key=key, spent=spent))
 

@@ -177,7 +177,7 @@ class Workshop:
 
     def _prepare(self) -> None:
         """Have the models loaded meanwhile, where this process is going to ask them."""
-        if self._preparing is None and self._router.available and self._settings.work.tasks_at_once:
+        if self._preparing is None and self._settings.work.tasks_at_once:
             self._preparing = asyncio.create_task(self._router.prepare())
             self._stack.callback(self._preparing.cancel)
 

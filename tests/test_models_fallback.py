@@ -177,3 +177,15 @@ async def test_a_setting_turns_it_off(tmp_path: Path, fallback: bool) -> None:
         else:
             with pytest.raises(ModelFailed, match="unreachable"):
                 await model.complete(HI)
+
+
+async def test_who_can_ask_none_generates_nothing_whoever_answers_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    def chain(key: str) -> Models:
+        return Models(chain=(tier(nobody(), api_key=key),))
+
+    monkeypatch.setenv("CLD_TEST_KEY", "k")
+    for models, generates in ((chain("CLD_TEST_KEY"), True), (chain("CLD_TEST_NO_SUCH_KEY"), False)):
+        router = Router(models)
+        assert router.generates == Fallback(router).generates == generates
+    monkeypatch.setattr("cld.models.router._is_installed", lambda: False)
+    assert not Router(chain("CLD_TEST_KEY")).generates

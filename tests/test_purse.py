@@ -199,7 +199,7 @@ async def test_who_takes_over_settles_what_the_dead_had_set_aside(tmp_path: Path
         dead = Ledgers().purse(place.store, [TASK], str(TASK))
         for step in ("1.1", "1.2"):
             await dead.hold(step, Usage(tokens=100))
-        for step in ("t0000c00", "t0000c01", "t0001c00"):
+        for step in ("t0000c00", "t0000c01"):
             await dead.hold(step, Usage(calls=1))
         await Ledgers().purse(place.store, [TASK], f"{TASK}/plan.Task.below").hold("1.1", Usage(tokens=7))
 

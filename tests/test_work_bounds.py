@@ -1,5 +1,6 @@
 """What bounds a tree of tasks while it is worked: the time of clients, how much may be planned, what comes first."""
 
+from datetime import datetime
 from pathlib import Path
 
 import anyio
@@ -13,8 +14,9 @@ from cld.resource import Draft, Meta
 from cld.store import ANY_VERSION
 from cld.tasks.instants import later
 from cld.types import Budget, Call, Step, Task, Wish
-from cld.uri import URI, make_uri, parse_uri
+from cld.uri import URI, id_of, make_uri, parse_uri
 from cld.work.requests import begin, update, wait
+from cld.work.showing import shown
 
 pytestmark = pytest.mark.anyio
 
@@ -60,11 +62,16 @@ async def test_a_client_has_the_time_that_is_given_and_not_that_of_assistants(tm
         begun = await begin(place.engine, place.store, "", steps, budget=Budget(seconds=1000))
         root = await wait(place.engine, begun.task, LONG)
         free, limited, bounded = [await task_of(place, begun.task, step.id) for step in steps[:3]]
-        assert free.until == later(root.started_at, 1000)
+        assert free.until == ""
         assert limited.until == later(limited.started_at, 100)
         assert bounded.until == later(bounded.started_at, 50)
         group, x = await task_of(place, begun.task, "group"), await task_of(place, begun.task, "group", "x")
-        assert x.until == later(group.started_at, 40)
+        assert x.until == ""
+        told = await shown(place.store, await place.engine.forest.load(begun.task), 2)
+        below = {id_of(one["uri"]): one for each in told["tasks"] for one in (each, *each.get("tasks", ()))}
+        for id, since, seconds in (("free", root, 1000), ("limited", limited, 100), ("x", group, 40)):
+            away = datetime.fromisoformat(below[id]["until"]) - datetime.fromisoformat(since.started_at)
+            assert abs(away.total_seconds() - seconds) < 0.01
 
 
 @pytest.mark.parametrize(
@@ -260,3 +267,6 @@ async def test_a_task_in_a_namespace_is_worked_by_the_assistant_that_it_names(tm
             a = await task_of(place, begun.task, "a")
             assert a.assistant == (root if who == "ROOT" else mine)
             assert len(told) == 1 and who in told[0]
+            node = await place.engine.forest.load(make_uri(begun.task, "plan.Task", "a"))
+            acting = (await place.engine._working.acting(node)).id
+            assert acting == ("assistant:writer" if who == "ROOT" else "assistant:writer@home")

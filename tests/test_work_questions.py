@@ -17,10 +17,11 @@ from cld.models import Ask, Completion
 from cld.resource import Draft
 from cld.tasks.instants import written
 from cld.tools import Caller
-from cld.types import Approval, Budget, Step, Wish
-from cld.uri import URI, make_uri
-from cld.work.requests import begin, cancel, decide, wait, waiting_for
+from cld.types import Approval, Budget, Failure, Step, Wish
+from cld.uri import URI, id_of, make_uri
+from cld.work.requests import begin, cancel, decide, update, wait, waiting_for
 from cld.work.showing import drawn, shown
+from cld.work.working import Working
 
 pytestmark = pytest.mark.anyio
 
@@ -267,6 +268,58 @@ async def test_the_time_in_which_a_person_is_waited_for_is_no_time_of_any_budget
         assert pause["until"] > pause["since"]
         [question] = (await place.all_of("plan.Approval")).values()
         assert Approval(**question).decided_by == "user:local"
+
+
+async def test_a_client_and_what_runs_beside_a_question_have_the_time_too_in_which_a_person_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = (Step("a", "Pay one"), Step("b", "By the client", assistant="client"))
+    async with asked(tmp_path, *steps, budget=Budget(seconds=3600)) as (place, task):
+        a, b = (make_uri(task, "plan.Task", id) for id in "ab")
+        await came(place, b, lambda content: content["status"] == "waiting")
+        await change(place, a, started_at=ago(hours=25), pauses=[{"since": ago(hours=24.5)}])
+        await change(place, task, started_at=ago(hours=25))
+        node = await place.engine.forest.load(task)
+        await came(place, task, lambda content: node.task.started_at == content["started_at"])
+        told = {id_of(one["uri"]): one for one in (await shown(place.store, node, 2))["tasks"]}
+        assert told["b"]["until"] > written(datetime.now(UTC)) and not (await place.content(b)).get("until")
+        await update(place.engine, b, output="done", has_output=True)
+        await decide(place.store, task, "approve")
+        assert (await wait(place.engine, task, 20)).status == "completed"
+
+    looks = iter([(0.01, Failure("x", "")), (0.01, Failure("x", "")), (60.0, Failure("x", ""))])
+    looked = anyio.Event()
+
+    def time_left(*_: object) -> tuple[float, Failure]:
+        found = next(looks, (0.0, Failure("timed_out", "it is over")))
+        if found[0] == 60.0:
+            looked.set()
+        return found
+
+    async def slow(ask: Ask) -> Completion:
+        await looked.wait()
+        return answer("done")
+
+    monkeypatch.setattr(Working, "_time_left", time_left)
+    async with working(tmp_path / "other", slow) as place:
+        begun = await begin(place.engine, place.store, "Do", assistant="general")
+        assert (await wait(place.engine, begun.task, 20)).status == "completed"
+        begun = await begin(place.engine, place.store, "Do", assistant="general")
+        done = await wait(place.engine, begun.task, 20)
+        assert done.error == Failure("timed_out", "it is over")
+
+
+@pytest.mark.parametrize("status", ["cancelled", "failed", "completed"])
+async def test_a_question_of_a_task_that_is_over_cannot_be_answered(tmp_path: Path, status: str) -> None:
+    async with asked(tmp_path, Step("a", "Pay one")) as (place, task):
+        a = make_uri(task, "plan.Task", "a")
+    # While nobody works, so that nobody closes what it asks.
+    async with working(tmp_path, model, FunctionTools({"pay": pay})) as place:
+        await change(place, a, status=status, waiting=None)
+        [question] = await place.all_of("plan.Approval")
+        for uri in (question, next(iter(await place.all_of("tool.Call")))):
+            with pytest.raises(Conflict, match="not waited for"):
+                await decide(place.store, URI(uri), "approve")
 
 
 async def test_what_has_no_time_left_says_that_it_is_a_budget_that_is_over(tmp_path: Path) -> None:

@@ -389,6 +389,24 @@ async def test_a_person_may_give_other_arguments_and_a_reason_and_what_cannot_be
             assert (kept["decision"], kept["comment"], kept["decided_by"]) == ("edit", "as I like", "user:local")
 
 
+@pytest.mark.parametrize("mode", MODES)
+async def test_an_answer_that_cannot_be_read_keeps_nobody_from_the_next_question(
+    tmp_path: Path, model: OpenAI, mode: str
+) -> None:
+    data, given, questions = asking_to_write(model), [{"arguments": "{oops"}], list[str]()
+
+    async def person(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
+        questions.append(params.message)
+        return ElicitResult(action="accept", content=given.pop() if given else {})
+
+    two = [{"id": "a", "purpose": "Write it"}, {"id": "b", "purpose": "Write it again"}]
+    async with hosted(tmp_path, model, data=data) as one:
+        begun = await call(one, "plan", tasks=two, wait_seconds=60)
+        async with hosted(tmp_path, model, data=data, mode=mode, elicitation_callback=person) as host:
+            found = await call(host, "task_get", uri=begun["task"], wait_seconds=60)
+    assert found["status"] == "completed" and len(questions) == 3, found
+
+
 async def test_two_hosts_work_in_one_conversation_at_once(tmp_path: Path) -> None:
     conversation = "cld:common.Conversation.shared"
     async with hosted(tmp_path) as one, hosted(tmp_path, mode="2026-07-28") as other:

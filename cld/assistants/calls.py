@@ -27,7 +27,7 @@ from cld.tasks.budget import plus
 from cld.tasks.instants import is_over, later
 from cld.tools import Begun, Caller, NestedApprovalRequired, OnProgress, Result
 from cld.tools.brought import brought
-from cld.types import Approval, Call, Failure, Grant, Source, Turn, Usage, Wish
+from cld.types import Approval, Call, Failure, Grant, Source, Tool, Turn, Usage, Wish
 from cld.uri import URI, is_within, why_not
 
 MOST_WISHES = 32
@@ -48,7 +48,6 @@ class Calls:
     def __init__(self, job: Job, calls: dict[str, KeptCall]) -> None:
         self._job = job
         self._calls = calls
-        self._set_aside: set[str] = set()
         self._client = brought(job.task.client_tools)
         self._tools = {
             tool.name: tool
@@ -69,17 +68,6 @@ class Calls:
     def made(self) -> Usage:
         """What all calls so far cost."""
         return Usage(calls=sum(kept.call.attempts for kept in self._calls.values()))
-
-    async def set_aside(self, turn: Turn) -> None:
-        """What the call may cost that a turn asks for, which may not be written down yet; of several, nothing.
-
-        Raises:
-            BudgetExceeded: there is nothing left.
-        """
-        if len(turn.wishes) == 1 and self._begun(turn.wishes[0], turn.step).state != "failed":
-            id = call_id(turn.step, 0)
-            await self._job.purse.hold(id, _ONE_CALL)
-            self._set_aside.add(id)
 
     async def settle(self, turn: Turn, said: Usage) -> None:
         """Make the calls that `turn` asks for and that are not over; `said` is what all turns so far cost.
@@ -144,8 +132,8 @@ class Calls:
         job, kept = self._job, self._calls.get(id)
         tool = self._tools.get(wish.tool)
         if kept is None:
-            begun = self._begun(wish, step)
-            if begun.state != "failed" and id not in self._set_aside:
+            begun = self._begun(wish, tool, step)
+            if begun.state != "failed":
                 await job.purse.hold(id, _ONE_CALL)
             kept = self._calls[id] = await job.journal.start(id, begun)
             if begun.state != "started":
@@ -176,9 +164,8 @@ class Calls:
         if kept.call.state == "started":
             await self._call(id, kept)
 
-    def _begun(self, wish: Wish, step: int) -> Call:
+    def _begun(self, wish: Wish, tool: Tool | None, step: int) -> Call:
         """The call that a wish becomes; one that cannot be made has failed already."""
-        tool = self._tools.get(wish.tool)
         call = Call(
             tool=wish.tool,
             arguments=wish.arguments,

@@ -4,7 +4,6 @@ Only the task and the assistant's own texts are told as what to do. What others 
 what calls brought, is fenced as material.
 """
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -112,12 +111,7 @@ class _Dialogue:
             usage=completion.usage,
             held=self._job.held(),
         )
-        # Beside one another, for each waits for the disk; no call begins before both are done.
-        done = await asyncio.gather(
-            self._job.journal.add_turn(turn), self._calls.set_aside(turn), return_exceptions=True
-        )
-        if failed := [error for error in done if error is not None]:
-            raise failed[0]
+        await self._job.journal.add_turn(turn)
         self._turns.append(turn)
 
     def done(self, output: Any, completion: Completion) -> Done:

@@ -31,7 +31,7 @@ class Fallback:
     @property
     def generates(self) -> bool:
         """As `Model.generates`; not where no tier can be asked as the settings are."""
-        return self._router.usable
+        return self._router.generates
 
     @property
     def is_offline(self) -> bool:

@@ -12,6 +12,7 @@ import os
 import sys
 import warnings
 import weakref
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ def load() -> Any:
     # path that most other providers take.
     os.environ.setdefault("EXPERIMENTAL_OPENAI_BASE_LLM_HTTP_HANDLER", "True")
     http: Any = importlib.import_module("litellm.llms.custom_httpx.http_handler")
-    http.AsyncHTTPHandler.single_connection_post_request = _not_again
+    handler = http.AsyncHTTPHandler
+    handler.single_connection_post_request = _once(handler.single_connection_post_request)
     # It brings the ranks of tokenizers, but says so only to its own counting; else they would be fetched.
     ranks = Path(litellm.__file__).parent / "litellm_core_utils" / "tokenizers"
     os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(ranks))
@@ -73,9 +75,19 @@ def load() -> Any:
     return litellm
 
 
-async def _not_again(*_: Any, **__: Any) -> None:
-    """In place of what sends a request once more whose connection broke: it may have been answered, and be paid for."""
-    raise sys.exception() or RuntimeError
+def _once(again: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """`again`, by which a request is sent once more, for those only of which nothing had been sent.
+
+    One whose connection broke later may have been answered, and be paid for.
+    """
+
+    async def sent(*args: Any, **more: Any) -> Any:
+        broke = sys.exception()
+        if broke is not None and type(broke).__name__ != "ConnectError":
+            raise broke
+        return await again(*args, **more)
+
+    return sent
 
 
 def hush() -> None:

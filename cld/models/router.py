@@ -6,6 +6,7 @@ Owns the order of tries, what they may cost, who waits for whom, and the counter
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import importlib.util
 import logging
@@ -91,16 +92,13 @@ class Router:
     May be asked many at once, by one event loop. `aclose` when done.
     """
 
-    generates = True
-
     def __init__(self, settings: Models) -> None:
         self._chain = tuple(map(_Lane, settings.chain))
         self._reasoning = _Lane(settings.reasoning) if settings.reasoning else None
         self._lanes = (*((self._reasoning,) if self._reasoning else ()), *self._chain)
         self._keep = settings.cache
         self._kept: OrderedDict[bytes, Completion] = OrderedDict()
-        self._preparing = asyncio.Lock()
-        self._prepared = False
+        self._preparing: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self.remembered = 0
         """How many answers came from the cache."""
@@ -111,9 +109,9 @@ class Router:
         return bool(self._lanes)
 
     @property
-    def usable(self) -> bool:
-        """Whether any has what it takes to be asked, as far as that can be told."""
-        return any(not _lacks(lane.tier) for lane in self._lanes)
+    def generates(self) -> bool:
+        """Whether any has what it takes to be asked, as far as that can be told without asking."""
+        return _is_installed() and any(not _lacks(lane.tier) for lane in self._lanes)
 
     @property
     def counters(self) -> tuple[Counters, ...]:
@@ -130,16 +128,17 @@ class Router:
         """What is wrong with the settings, as far as it can be known without asking anyone."""
         if not self._lanes:
             return []
-        if importlib.util.find_spec("litellm") is None:
+        if not _is_installed():
             return ["models are configured, but litellm is not installed; install cld[models]"]
         return [f"models: tier {lane.tier.name} has {lacks}" for lane in self._lanes if (lacks := _lacks(lane.tier))]
 
     async def prepare(self) -> None:
         """Load what asking needs, which takes seconds the first time, without holding up the loop."""
-        async with self._preparing:
-            if not self._prepared and self._lanes:
-                await asyncio.to_thread(self._learn)
-                self._prepared = True
+        if self._lanes:
+            if self._preparing is None:
+                self._preparing = asyncio.create_task(asyncio.to_thread(self._learn))
+            # Whoever waits may be cancelled; the thread goes on, and is the only one.
+            await asyncio.shield(self._preparing)
 
     async def bound(self, ask: Ask) -> Usage:
         """As `Model.bound`, of the dearest tier that may be asked; prepares for that where nobody has.
@@ -315,6 +314,11 @@ class Router:
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
             enter(self._loop)
+
+
+@functools.cache
+def _is_installed() -> bool:
+    return importlib.util.find_spec("litellm") is not None
 
 
 def _lacks(tier: Tier) -> str:

@@ -265,7 +265,7 @@ class Call:
             told = self._told if self.told_about == subject else "unreadable"
             if told != "unreadable":
                 return told
-            if not again or self._asked_twice:
+            if not again or (self.told_about == subject and self._asked_twice):
                 return None
             if self.told_about == subject:
                 raise self._input_required(anew, self._agreed, subject, keep=True, form=_OTHERWISE)

@@ -35,11 +35,23 @@ def ready(node: Node, now: Instant) -> list[Node]:
 
 
 def client_until(node: Node, now: Instant) -> str:
-    """Until when the client of a task that waits for it from `now` may take; empty where nothing bounds that."""
+    """Until when the client of a task that waits for it from `now` may take; empty where nothing of its own says so.
+
+    What is above it ends with its own budget, which may stand still meanwhile: see `ends`.
+    """
     times = [] if node.task.time_limit is None else [later(now, node.task.time_limit)]
+    with contextlib.suppress(ValueError):  # of a time that a person has edited
+        if (left := time_of(node, now)) is not None:
+            times.append(later(now, left))
+    return min(times, default="")
+
+
+def ends(node: Node, now: Instant) -> str:
+    """When a wait is over as things are, with the budgets above; empty where nothing bounds it."""
+    times = [node.task.until] if node.task.until else []
     for one in node.path():
-        with contextlib.suppress(ValueError):  # of a time that a person has edited
-            if (left := time_of(one, now, float("inf"))) is not None:
+        with contextlib.suppress(ValueError):
+            if node.task.waiting == "client" and (left := time_of(one, now)) is not None:
                 times.append(later(now, left))
     return min(times, default="")
 

@@ -33,6 +33,7 @@ from cld.journal import (
     Journal,
     children,
     content_of,
+    has_ended,
     is_due,
     is_waited_for,
     question_of,
@@ -265,7 +266,7 @@ async def decide(
         if is_due(approval):
             message = f"{found} had to be answered until {approval.deadline}; without an answer it counts as rejected"
             raise Conflict(message, uri=found, current=stored.version)
-        if not await is_waited_for(store, found, approval.call, soon=True):
+        if not await is_waited_for(store, found, approval.call, soon=True) or await has_ended(store, parent_of(found)):
             raise Conflict(f"{found} is not waited for any more", uri=found, current=stored.version)
         if (decision == "edit") != (arguments is not None):
             raise InvalidArgument("arguments belong to the decision edit, and only to it", field="arguments")

@@ -13,7 +13,7 @@ from cld.resource import timestamp
 from cld.tasks.budget import total
 from cld.types import Call, Usage
 from cld.uri import id_of
-from cld.work.claims import blocked, ready
+from cld.work.claims import blocked, ends, ready
 from cld.work.tree import Node
 
 MOST_TEXT = 2000
@@ -56,7 +56,7 @@ async def _shown(store: GuardedStore, node: Node, depth: int, now: str) -> dict[
             assistant=task.assistant,
             output=task.output,
             skipped=task.skipped,
-            until=task.until,
+            until=ends(node, now),
             after=list(task.after),
             blocked=why.reason if why is not None and why.kind in _TOLD else "",
         ),

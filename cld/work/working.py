@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -61,7 +61,7 @@ from cld.tasks.states import (
 from cld.tools import Caller
 from cld.tools.process import to_the_end
 from cld.types import Call, Failure, Judgement, Source, Step, Task, Usage
-from cld.uri import URI, id_of, make_uri
+from cld.uri import URI, id_of, make_uri, namespace_of, parse_uri
 from cld.work.claims import client_until, time_of
 from cld.work.context import Contexts
 from cld.work.electing import CLIENT, Assistants, Member, names
@@ -74,6 +74,9 @@ ANSWER = "answer"
 """The id of the message below a root task that has its answer."""
 
 _MADE_AT_ONCE = 16
+
+_LEAST_LOOK = 0.05
+"""Seconds between two looks whether the time of a task is over."""
 
 _OUT_OF_REACH = re.compile(
     r"[^:]+ \(.*?\): (?:settings|price|budget|resting|rate_limited|unreachable|error|timed_out|dropped): "
@@ -121,15 +124,13 @@ class Working:
 
     async def _outcome(self, node: Node, claimed: "_Claimed") -> Sequence[Event]:
         """The events that end the claim."""
-        error = Failure("timed_out", "it was not done in time")
         try:
-            seconds, error = self._bound(node)
-            async with asyncio.timeout(seconds):
+            async with self._in_time(node):
                 return await claimed.work()
         except Parked as parked:
             return [claimed.parked(parked)]
-        except TimeoutError:
-            pass
+        except _Overdue as overdue:
+            error = overdue.failure
         except (LeaseLost, InvalidTransition):
             raise
         except CldError as failed:
@@ -171,15 +172,48 @@ class Working:
         except CldError as error:
             log.info("%s: %s", node.uri, error)
 
-    def _bound(self, node: Node) -> tuple[float, Failure]:
-        """How many seconds it may be worked now, and what it is when they are over."""
-        seconds, now = node.task.time_limit or self.world.settings.time_limit, timestamp()
-        error = Failure("timed_out", f"it was not done within {seconds:g} seconds; give it a longer time_limit")
+    @contextlib.asynccontextmanager
+    async def _in_time(self, node: Node) -> AsyncGenerator[None]:
+        """Ends what is done within when the task has had its time.
+
+        Raises:
+            _Overdue: it has.
+        """
+        loop = asyncio.get_running_loop()
+        begun, timer = loop.time(), None
+        failure = Failure("timed_out", "it was not done in time")
+        limit = asyncio.timeout(None)
+
+        def look() -> None:
+            # That of a budget stands still while a person is waited for, which may have begun since the last look.
+            nonlocal timer, failure
+            seconds, failure = self._time_left(node, loop.time() - begun)
+            if seconds > 0:
+                timer = loop.call_later(max(seconds, _LEAST_LOOK), look)
+            else:
+                limit.reschedule(loop.time())
+
+        try:
+            async with limit:
+                look()
+                yield
+        except TimeoutError:
+            raise _Overdue(failure) from None
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _time_left(self, node: Node, gone: float) -> tuple[float, Failure]:
+        """How many seconds more it may be worked after those `gone`, and what it is when they are over."""
+        limit, now = node.task.time_limit or self.world.settings.time_limit, timestamp()
+        seconds = limit - gone
+        error = Failure("timed_out", f"it was not done within {limit:g} seconds; give it a longer time_limit")
         for one in node.path():
-            left = time_of(one, now, enough=seconds)
-            if left is not None and left < seconds:
-                seconds = left
-                error = Failure("budget_exceeded", f"the time is up that {one.uri} may take with all below it")
+            with contextlib.suppress(ValueError):  # of a time that a person has edited
+                left = time_of(one, now, enough=seconds)
+                if left is not None and left < seconds:
+                    seconds = left
+                    error = Failure("budget_exceeded", f"the time is up that {one.uri} may take with all below it")
         return seconds, error
 
     def purse(self, node: Node) -> Purse:
@@ -202,7 +236,7 @@ class Working:
         named = {one.id for one in self.principal.chain()}
         path = reversed(list(node.path()))
         for assistant in dict.fromkeys(one.task.assistant for one in path if one.task.assistant):
-            if (name := f"assistant:{_id_of(assistant)}") not in named:
+            if (name := _principal_of(assistant)) not in named:
                 named.add(name)
                 principal = parse_principal(name, on_behalf_of=principal)
         return principal
@@ -608,5 +642,17 @@ def _client_tools(node: Node) -> tuple[dict[str, Any], ...]:
     return tuple(found.values())
 
 
-def _id_of(assistant: str) -> str:
-    return id_of(assistant) if ":" in assistant else assistant  # pyright: ignore[reportArgumentType]
+class _Overdue(Exception):
+    """A task has had its time; `failure` says which."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+def _principal_of(assistant: str) -> str:
+    """Whom policy is asked about when an assistant acts; that of a namespace is another one than its namesake."""
+    if ":" not in assistant:
+        return f"assistant:{assistant}"
+    uri = parse_uri(assistant)
+    return f"assistant:{id_of(uri)}" + (f"@{space}" if (space := namespace_of(uri)) else "")
