@@ -9,7 +9,7 @@ from cld.errors import ConfigError
 
 Kind = Literal["user", "assistant", "service"]
 
-_PRINCIPAL = re.compile(r"(user|assistant|service):[A-Za-z0-9][A-Za-z0-9_.@+-]{0,255}")
+_PRINCIPAL = re.compile(r"(user|assistant|service):[A-Za-z0-9][A-Za-z0-9_.@+-]{0,256}")
 
 
 class Principal(msgspec.Struct, frozen=True):

@@ -17,7 +17,7 @@ from cld.principal import Principal, parse_principal
         ("user:ada.lovelace+test@example.org", "user"),
         ("assistant:writer", "assistant"),
         ("service:indexer-2", "service"),
-        ("user:" + "a" * 128, "user"),
+        ("user:" + "a" * 257, "user"),
     ],
 )
 def test_a_principal_is_its_kind_and_name(text: str, kind: str) -> None:
@@ -48,7 +48,7 @@ def test_a_principal_is_its_kind_and_name(text: str, kind: str) -> None:
             "user:\u00e9",
             "user:a\x00",
             "user:a,user:b",
-            "user:" + "a" * 129,
+            "user:" + "a" * 258,
         ),
     ),
 )
