@@ -9,7 +9,10 @@ from cld.errors import ConfigError
 
 Kind = Literal["user", "assistant", "service"]
 
-_PRINCIPAL = re.compile(r"(user|assistant|service):[A-Za-z0-9][A-Za-z0-9_.@+-]{0,256}")
+PRINCIPAL = r"(?:user|assistant|service):[A-Za-z0-9][A-Za-z0-9_.@+-]{0,256}"
+"""What a principal is written like, as a regular expression."""
+
+_PRINCIPAL = re.compile(PRINCIPAL)
 
 
 class Principal(msgspec.Struct, frozen=True):
@@ -41,7 +44,7 @@ def parse_principal(text: str, *, roles: tuple[str, ...] = (), on_behalf_of: Pri
     Raises:
         ConfigError: when it names none.
     """
-    if not (found := _PRINCIPAL.fullmatch(text)):
+    if not _PRINCIPAL.fullmatch(text):
         raise ConfigError(f"{text!r} is no principal; write user:<name>, assistant:<name> or service:<name>")
-    kind: Kind = found[1]  # pyright: ignore[reportAssignmentType]
+    kind: Kind = text.partition(":")[0]  # pyright: ignore[reportAssignmentType]
     return Principal(id=text, kind=kind, roles=roles, on_behalf_of=on_behalf_of)

@@ -12,14 +12,14 @@ from typing import Annotated, Any, Literal, cast
 import msgspec
 
 from cld.errors import InvalidURI, PolicyError
+from cld.principal import PRINCIPAL
 from cld.uri import parse_prefix
 
 _NAME = r"[A-Za-z][A-Za-z0-9_-]{0,63}"
-_PRINCIPAL = r"(?:user|assistant|service):[A-Za-z0-9][A-Za-z0-9_.@+-]{0,127}"
 
-Principal = Annotated[str, msgspec.Meta(pattern=rf"^{_PRINCIPAL}\Z")]
+Principal = Annotated[str, msgspec.Meta(pattern=rf"^{PRINCIPAL}\Z")]
 Subject = Annotated[
-    str, msgspec.Meta(pattern=rf"^(?:{_PRINCIPAL}|role:{_NAME}|kind:(?:user|assistant|service)|anyone|delegate)\Z")
+    str, msgspec.Meta(pattern=rf"^(?:{PRINCIPAL}|role:{_NAME}|kind:(?:user|assistant|service)|anyone|delegate)\Z")
 ]
 Role = Annotated[str, msgspec.Meta(pattern=rf"^{_NAME}(?:@[A-Za-z0-9_-]{{1,128}})?\Z")]
 Type = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z][A-Za-z0-9_]*\.(?:\*|[A-Za-z][A-Za-z0-9_]*)\Z")]
