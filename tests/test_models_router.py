@@ -1,6 +1,7 @@
 """The router, through the real litellm, against a server with scripted replies and faults."""
 
 import asyncio
+import importlib
 import logging
 import os
 import subprocess
@@ -20,6 +21,7 @@ from optional import needs_litellm
 from cld.config import Models, Tier
 from cld.errors import BudgetExceeded, ConfigError, InvalidResource, ModelFailed
 from cld.models import Ask, Message, ToolOffer, Wish, litellm, tokens
+from cld.models.library import load
 from cld.models.router import Router
 from cld.types import Usage
 
@@ -396,6 +398,21 @@ async def test_a_request_whose_connection_broke_is_not_sent_again(
             await router.complete(HI, (lambda _: None) if streamed else None)
         assert len(server.requests) == 1
         assert (await router.complete(HI)).text == "You said: hi"
+
+
+async def test_no_logger_is_told_what_was_asked(server: OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[object] = []
+
+    async def tell(*given: object, **more: object) -> None:
+        told.append(more)
+
+    load()
+    logging_of = importlib.import_module("litellm.litellm_core_utils.litellm_logging").Logging
+    monkeypatch.setattr(logging_of, "async_success_handler", tell)
+    async with routing(tier(server)) as router:
+        await router.complete(HI)
+        await asyncio.sleep(0.1)
+    assert told == []
 
 
 async def test_nothing_configured_is_said_so() -> None:

@@ -56,6 +56,9 @@ def load() -> Any:
     litellm.disable_streaming_logging = True
     # Its other transport leaves sessions open that nobody closes.
     litellm.disable_aiohttp_transport = True
+    # After each answer that comes whole it counts and describes all of it for loggers, of which there are none here.
+    utils: Any = importlib.import_module("litellm.utils")
+    utils._schedule_async_success_logging = _nothing
     # They would write requests and addresses, and keys among them.
     for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
         logging.getLogger(name).disabled = True
@@ -88,6 +91,10 @@ def _once(again: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]
         return await again(*args, **more)
 
     return sent
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    pass
 
 
 def hush() -> None:
