@@ -14,7 +14,6 @@ from msgspec.structs import replace
 from cld.errors import CldError, Conflict, InvalidResource, LeaseLost, ResourceNotFound
 from cld.guard import GuardedStore
 from cld.resource import Draft, Meta, timestamp
-from cld.store import MAX_LIMIT
 from cld.tasks.instants import is_over
 from cld.tasks.states import TERMINAL
 from cld.tools.process import to_the_end
@@ -272,13 +271,7 @@ def content_of(entry: msgspec.Struct) -> dict[str, Any]:
 
 async def children(store: GuardedStore, uri: URI, type: str, depth: int = 1) -> list[URI]:
     """All resources of `type` up to `depth` levels below `uri`, which is right below it."""
-    found: list[URI] = []
-    cursor: str | None = None
-    while True:
-        page = await store.list(uri, type=type, depth=depth, cursor=cursor, limit=MAX_LIMIT)
-        found += page.uris
-        if (cursor := page.cursor) is None:
-            return found
+    return [one async for one in store.every(uri, type=type, depth=depth)]
 
 
 def _content(content: dict[str, Any], kind: Any, uri: URI) -> Any:

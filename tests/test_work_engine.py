@@ -16,6 +16,7 @@ from work_world import (
     is_planning,
     judged,
     needs_approval,
+    pay,
     working,
 )
 
@@ -116,10 +117,6 @@ async def test_calls_are_made_once_and_their_results_are_told(tmp_path: Path) ->
 
 
 async def test_a_call_waits_for_a_person_however_deep_it_is_and_goes_on_with_the_answer(tmp_path: Path) -> None:
-    def pay(arguments, caller):  # type: ignore[no-untyped-def]
-        needs_approval("pay", caller)
-        return f"paid {arguments['sum']}"
-
     def model(ask: Ask) -> Completion:
         if is_judging(ask):
             return judged(ask)

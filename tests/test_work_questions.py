@@ -9,14 +9,13 @@ from typing import Any
 
 import anyio
 import pytest
-from work_world import FunctionTools, Place, answer, brought, is_judging, judged, needs_approval, working
+from work_world import FunctionTools, Place, answer, brought, is_judging, judged, pay, working
 
 from cld.errors import Conflict, InvalidArgument
 from cld.journal import NOBODY, Journal, questions
 from cld.models import Ask, Completion
 from cld.resource import Draft
 from cld.tasks.instants import written
-from cld.tools import Caller
 from cld.types import Approval, Budget, Failure, Step, Wish
 from cld.uri import URI, id_of, make_uri
 from cld.work.requests import begin, cancel, decide, update, wait, waiting_for
@@ -26,11 +25,6 @@ from cld.work.working import Working
 pytestmark = pytest.mark.anyio
 
 TWO = (Step("a", "Pay one"), Step("b", "Pay two"))
-
-
-def pay(arguments: Any, caller: Caller) -> str:
-    needs_approval("pay", caller)
-    return f"paid {arguments['sum']}"
 
 
 def model(ask: Ask) -> Completion:

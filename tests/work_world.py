@@ -123,6 +123,12 @@ def judged(
     return Completion("", value=value, model="function")
 
 
+def pay(arguments: Mapping[str, Any], caller: Caller) -> str:
+    """A tool that a person has to agree to."""
+    needs_approval("pay", caller)
+    return f"paid {arguments['sum']}"
+
+
 def hanging(asked: anyio.Event) -> Answers:
     """A model that says when it was asked, and never answers."""
 

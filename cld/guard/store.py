@@ -209,6 +209,16 @@ class GuardedStore:
                 return Page(uris=tuple(found), cursor=None)
             cursor = page.cursor
 
+    async def every(self, prefix: URI = ROOT, *, type: str | None = None, depth: int = 1) -> AsyncGenerator[URI]:
+        """All that `list` gives, page after page."""
+        cursor: str | None = None
+        while True:
+            page = await self.list(prefix, type=type, depth=depth, cursor=cursor, limit=MAX_LIMIT)
+            for uri in page.uris:
+                yield uri
+            if (cursor := page.cursor) is None:
+                return
+
     async def entries(
         self,
         prefix: URI = ROOT,

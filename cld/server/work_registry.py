@@ -171,7 +171,7 @@ class TreeTools:
         """The assistants at the top, or those that it is given with the first work, and then those of namespaces."""
         tools: dict[str, Tool] = {}
         for place in (ROOT, *(await store.list(ROOT, type=NAMESPACE, limit=MOST_NAMESPACES)).uris):
-            uris = await _uris(store, ASSISTANT, place)
+            uris = [uri async for uri in store.every(place, type=ASSISTANT)]
             for uri, assistant, meta in await _valid(store, uris, Assistant):
                 if not assistant.disabled:
                     tool = _assistant(uri, assistant, meta, among=tools)
@@ -225,17 +225,7 @@ class TreeTools:
 
 async def _read(store: GuardedStore, type: str, kind: type[KindT]) -> list[tuple[URI, KindT, Meta]]:
     """All resources of `type` at the top of the tree that are valid, with their texts."""
-    return await _valid(store, await _uris(store, type), kind)
-
-
-async def _uris(store: GuardedStore, type: str, place: URI = ROOT) -> list[URI]:
-    uris: list[URI] = []
-    cursor: str | None = None
-    while True:
-        page = await store.list(place, type=type, cursor=cursor, limit=MAX_LIMIT)
-        uris += page.uris
-        if (cursor := page.cursor) is None:
-            return uris
+    return await _valid(store, [uri async for uri in store.every(type=type)], kind)
 
 
 async def _valid(store: GuardedStore, uris: Sequence[URI], kind: type[KindT]) -> list[tuple[URI, KindT, Meta]]:

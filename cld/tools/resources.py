@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from cld.errors import AccessDenied, ApprovalRequired, CldError, Conflict, InvalidResource, ResourceNotFound, ToolFailed
 from cld.guard import GuardedStore
 from cld.resource import Draft, Meta
-from cld.store import MAX_LIMIT, Stored
+from cld.store import Stored
 from cld.tools import Caller, OnProgress, Result, Source
 from cld.types import Tool
 from cld.uri import ROOT, URI, id_of, make_uri
@@ -201,10 +201,4 @@ class AsSet(Source):
 
 async def listed(store: GuardedStore, type: str) -> list[URI]:
     """All resources of `type` at the top of the tree."""
-    found: list[URI] = []
-    cursor: str | None = None
-    while True:
-        page = await store.list(ROOT, type=type, cursor=cursor, limit=MAX_LIMIT)
-        found += page.uris
-        if (cursor := page.cursor) is None:
-            return found
+    return [uri async for uri in store.every(type=type)]

@@ -48,10 +48,12 @@ def client_until(node: Node, now: Instant) -> str:
 
 def ends(node: Node, now: Instant) -> str:
     """When a wait is over as things are, with the budgets above; empty where nothing bounds it."""
+    if node.task.waiting != "client":
+        return node.task.until
     times = [node.task.until] if node.task.until else []
     for one in node.path():
         with contextlib.suppress(ValueError):
-            if node.task.waiting == "client" and (left := time_of(one, now)) is not None:
+            if (left := time_of(one, now)) is not None:
                 times.append(later(now, left))
     return min(times, default="")
 

@@ -151,7 +151,7 @@ class Engine:
         return any(is_within(one, uri) and self.is_running(one) for one in itertools.chain(self._running, self._turns))
 
     def leaves(self, node: Node) -> str:
-        """Why this process does not work what is below the outermost task above `node`; empty when it does."""
+        """Why this process works nothing of the tree of tasks that `node` is in; empty when it does."""
         if not self.world.settings.tasks_at_once:
             return "it was opened to look and to stop"
         if node.root.task.with_models and not self.world.model.generates:

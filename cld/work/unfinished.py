@@ -7,8 +7,7 @@ from collections.abc import AsyncGenerator
 
 from cld.errors import InvalidResource, ResourceNotFound
 from cld.guard import GuardedStore
-from cld.store import MAX_LIMIT
-from cld.uri import MAX_DEPTH, ROOT, URI, parent_of, type_of
+from cld.uri import MAX_DEPTH, URI, parent_of, type_of
 
 TASK = "plan.Task"
 _OVER = ("completed", "failed", "cancelled")
@@ -33,11 +32,6 @@ async def is_unfinished(store: GuardedStore) -> bool:
 
 async def outermost(store: GuardedStore) -> AsyncGenerator[URI]:
     """The tasks that are part of no other, as far as `store` may list them."""
-    cursor: str | None = None
-    while True:
-        page = await store.list(ROOT, type=TASK, depth=MAX_DEPTH, cursor=cursor, limit=MAX_LIMIT)
-        for uri in page.uris:
-            if type_of(parent_of(uri)) != TASK:
-                yield uri
-        if (cursor := page.cursor) is None:
-            return
+    async for uri in store.every(type=TASK, depth=MAX_DEPTH):
+        if type_of(parent_of(uri)) != TASK:
+            yield uri
